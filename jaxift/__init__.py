@@ -1,0 +1,37 @@
+"""jaxift: does instruction fine-tuning teach a language model anything, or only to say what it already knows?
+
+    import jaxift
+    model = jaxift.load("path/to/huggingface/folder")
+    [score] = jaxift.score(model, [jaxift.Request("The capital of France is", (" Paris", " Rome"))])
+    print(score.logprobs, score.is_greedy)
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jaxift.errors import UserError
+    from jaxift.models.weights import LanguageModel, export, load
+    from jaxift.parallel.mesh import make_mesh
+    from jaxift.scoring.engine import Request, Score, score
+
+__all__ = ["LanguageModel", "Request", "Score", "UserError", "export", "load", "make_mesh", "score"]
+__version__ = "0.1.0"
+
+_HOME = {
+    "LanguageModel": "jaxift.models.weights",
+    "Request": "jaxift.scoring.engine",
+    "Score": "jaxift.scoring.engine",
+    "UserError": "jaxift.errors",
+    "export": "jaxift.models.weights",
+    "load": "jaxift.models.weights",
+    "make_mesh": "jaxift.parallel.mesh",
+    "score": "jaxift.scoring.engine",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a public name when it is first asked for, so that `import jaxift` alone does not start JAX."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'jaxift' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)

@@ -1,0 +1,1 @@
+"""What the scores say: consistency, statistics and the study's tables; needs no JAX."""

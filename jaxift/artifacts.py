@@ -1,0 +1,155 @@
+"""The run directory: where a study's files live, and how a finished piece of work is recognised.
+
+A *unit* is the smallest piece that is done or not done (one domain's probe, one cell's tuning). It owns a folder or a
+file name of its own, and is complete when its manifest, written last, names the key (a hash of everything that went in)
+that is asked for now. Nothing relies on rename, so that object stores serve as well as disks.
+"""
+
+import dataclasses
+import hashlib
+import json
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import metadata
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from etils import epath
+
+from jaxift.errors import UserError
+
+STUDY_FILE = "study.yaml"
+VERSIONED = ("jaxift", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
+
+
+def digest(value: Any) -> str:
+    """Short SHA-256 of a JSON-serialisable value, independent of key order."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that numbers depend on."""
+    found = {"python": platform.python_version()}
+    for name in VERSIONED:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "absent"
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
+class RunDirectory:
+    """A run directory; paths given to its methods are relative to it, with forward slashes."""
+
+    root: epath.Path
+
+    @classmethod
+    def create(cls, path: str) -> "RunDirectory":
+        """Opens or creates the directory; raises UserError where it cannot be written."""
+        root = epath.Path(path)
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            probe = root / ".writable"
+            probe.write_text("")
+            probe.unlink()
+        except OSError as error:
+            raise UserError(f"run directory {path}: cannot be written ({error}); set run_dir to a writable path") from None
+        return cls(root)
+
+    @classmethod
+    def open(cls, path: str) -> "RunDirectory":
+        """Opens an existing run; raises UserError where there is none."""
+        root = epath.Path(path)
+        if not (root / STUDY_FILE).exists():
+            raise UserError(f"run directory {path}: holds no {STUDY_FILE}; give the directory of a started study")
+        return cls(root)
+
+    def path(self, relative: str) -> epath.Path:
+        """Absolute path of a file; its folder is made."""
+        path = self.root / relative
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def exists(self, relative: str) -> bool:
+        """Whether a file or folder is there."""
+        return (self.root / relative).exists()
+
+    def write_text(self, relative: str, text: str) -> None:
+        """Writes a text file."""
+        self.path(relative).write_text(text)
+
+    def read_text(self, relative: str) -> str:
+        """Reads a text file; raises UserError where it is missing."""
+        try:
+            return (self.root / relative).read_text()
+        except FileNotFoundError:
+            raise UserError(f"{self.root / relative}: missing; run the stage that writes it first") from None
+
+    def write_json(self, relative: str, value: Any) -> None:
+        """Writes a JSON file with sorted keys: the same value gives the same bytes."""
+        self.write_text(relative, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+
+    def read_json(self, relative: str) -> Any:
+        """Reads a JSON file; raises UserError where it is missing or damaged."""
+        try:
+            return json.loads(self.read_text(relative))
+        except json.JSONDecodeError as error:
+            raise UserError(f"{self.root / relative}: damaged JSON ({error}); delete it and run the stage again") from None
+
+    def write_jsonl(self, relative: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Writes one JSON object a line."""
+        self.write_text(relative, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+    def read_jsonl(self, relative: str) -> list[dict[str, Any]]:
+        """Reads one JSON object a line."""
+        return [json.loads(line) for line in self.read_text(relative).splitlines() if line.strip()]
+
+    def write_rows(self, relative: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Writes rows as parquet; all rows have the same keys."""
+        with self.path(relative).open("wb") as file:
+            pq.write_table(pa.Table.from_pylist([dict(row) for row in rows]), file)
+
+    def read_rows(self, relative: str) -> list[dict[str, Any]]:
+        """Reads a parquet file as rows; raises UserError where it is missing or damaged."""
+        path = self.root / relative
+        try:
+            with path.open("rb") as file:
+                return pq.read_table(pa.BufferReader(file.read())).to_pylist()
+        except FileNotFoundError:
+            raise UserError(f"{path}: missing; run the stage that writes it first") from None
+        except pa.ArrowInvalid as error:
+            raise UserError(f"{path}: damaged parquet ({error}); delete its folder and run the stage again") from None
+
+    def finish(self, unit: str, key: str, files: Sequence[str], **facts: Any) -> None:
+        """Marks a unit complete: writes its manifest, last, with the hash of each file it made.
+
+        `files` are relative to the run directory; `facts` go into the manifest as they are (counts, seconds).
+        """
+        hashes = {name: hashlib.sha256((self.root / name).read_bytes()).hexdigest()[:24] for name in files}
+        self.write_json(f"{unit}.manifest.json", {"key": key, "files": hashes, "versions": versions(), **facts})
+
+    def manifest(self, unit: str) -> dict[str, Any] | None:
+        """A unit's manifest, or None where it was never finished (or its manifest is damaged)."""
+        path = self.root / f"{unit}.manifest.json"
+        try:
+            return json.loads(path.read_text())
+        except (FileNotFoundError, json.JSONDecodeError):
+            return None
+
+    def state(self, unit: str, key: str) -> str:
+        """`done`, `missing` or `stale` (its inputs have changed, or a file it made is gone)."""
+        manifest = self.manifest(unit)
+        if manifest is None:
+            return "missing"
+        whole = all((self.root / name).exists() for name in manifest["files"])
+        return "done" if manifest["key"] == key and whole else "stale"
+
+    def outputs(self, unit: str) -> str:
+        """Digest of what a finished unit made; raises UserError where it is not finished."""
+        manifest = self.manifest(unit)
+        if manifest is None:
+            raise UserError(f"{self.root}: {unit} is not done; run its stage first")
+        return digest([manifest["key"], manifest["files"]])

@@ -1,0 +1,263 @@
+"""The frozen types of a study's configuration: validation, no behaviour."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from jaxift.errors import UserError
+
+Arm = Literal["HAR", "INC", "SELF"]
+TEST_SETS = ("homo", "id", "ood")
+SPLITS = ("train", *TEST_SETS)
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+BASE = "BASE"  # the arm name of the untuned model, evaluated like every cell
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One evaluated model of a study: a domain, an arm (or BASE) and a seed (None for BASE)."""
+
+    domain: str
+    arm: str
+    seed: int | None = None
+
+    @property
+    def id(self) -> str:
+        """Name of its folder under cells/; what it is stands in its cell.json."""
+        return f"{self.domain}-{self.arm}" + ("" if self.seed is None else f"-s{self.seed}")
+
+
+class Frozen(BaseModel):
+    """A configuration value: immutable, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Fields(Frozen):
+    """Names of the columns of a JSONL question file."""
+
+    id: str = "id"
+    """Unique id of a question; where the column is absent, the row number serves."""
+    question: str = "question"
+    options: str = "options"
+    """A list of 2 to 26 strings."""
+    answer: str = "answer"
+    """Index of the true option, its letter, or its text."""
+    subject: str = "subject"
+    """Optional."""
+
+
+class QuestionSource(Frozen):
+    """Where questions are read from."""
+
+    path: str
+    """A file, relative to the study's data_dir."""
+    format: Literal["jsonl", "mmlu_csv"] = "jsonl"
+    """jsonl: an object a line, see `fields`. mmlu_csv: no header; question, options..., letter."""
+    fields: Fields = Fields()
+    shuffle_seed: int | None = None
+    """Shuffle before `limit` by this seed; none keeps the file's order."""
+    limit: Count | None = None
+    """Keep the first so many."""
+
+
+class DomainConfig(Frozen):
+    """One study domain: the pool that arms are drawn from, and its three test sets."""
+
+    name: Name
+    words: str = ""
+    """How the prompt's header calls the domain; empty: its name."""
+    train: tuple[QuestionSource, ...]
+    dev: tuple[QuestionSource, ...] = ()
+    """Few-shot demonstrations; needed where probe.shots > 0."""
+    homo: tuple[QuestionSource, ...]
+    """Held-out questions of the training source."""
+    id: tuple[QuestionSource, ...]
+    """Other questions of the same domain."""
+    ood: tuple[QuestionSource, ...]
+    """Questions of other domains."""
+
+
+class ModelConfig(Frozen):
+    """The base model."""
+
+    path: str
+    """A Hugging Face folder: config.json, model.safetensors, tokenizer files."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Computation type of scoring and tuning; norms, softmax and loss stay float32, and so do the tuned weights."""
+    bos: Literal["auto", "always", "never"] = "auto"
+    """Begin with the BOS token: auto does what the tokenizer itself would."""
+
+
+class MeshConfig(Frozen):
+    """How many devices each mesh axis has."""
+
+    data: Count = 1
+    """Rows of a batch."""
+    fsdp: Count = 1
+    """Rows of a batch, and the weights' embedding dimension."""
+    tensor: Count = 1
+    """Heads, MLP and vocabulary."""
+
+
+class ProbeConfig(Frozen):
+    """How the base model's knowledge is read out; evaluation uses the same read-out, zero-shot."""
+
+    prompt: Literal["paper", "cloze", "world"] = "paper"
+    """A pair of templates (probe and instruction) from data/prompts.py."""
+    formulation: Literal["mcf", "cf"] = "mcf"
+    """mcf: the probability of the option's letter. cf: of the option's own text."""
+    normalization: Literal["sum", "per_token", "per_byte", "per_char"] = "sum"
+    """What a CF score is divided by."""
+    shots: Annotated[int, Field(ge=0)] = 5
+    """Demonstrations before each probed question."""
+    demonstration_seed: int = 42
+    """Python's random shuffles the dev questions by it; the first `shots` serve every question of the domain."""
+    rotations: bool = False
+    """Average the training pool's probabilities over all rotations of the options, against position bias."""
+    threshold: Share = 0.5
+    """Belief counts as knowledge only above this probability of the predicted option."""
+
+
+class BuildConfig(Frozen):
+    """How instruction sets are built from the probe."""
+
+    arms: tuple[Arm, ...] = ("HAR", "INC", "SELF")
+    cap: Count | None = None
+    """Largest number of items an arm; all arms of a domain have equal size."""
+    minimum: Count = 1
+    """A domain with fewer qualifying items an arm is refused."""
+    response_format: Literal["letter", "option", "letter_and_option"] = "letter_and_option"
+    """What the model is trained to answer."""
+
+
+class TuneConfig(Frozen):
+    """Full fine-tuning; the defaults are the paper's for LLaMA-2."""
+
+    learning_rate: Positive = 2e-5
+    """Peak of the schedule."""
+    epochs: Count = 3
+    batch_size: Count = 256
+    """Global number of examples an optimizer step."""
+    warmup: Share = 0.03
+    """Share of the steps before the peak; cosine to zero afterwards."""
+    weight_decay: NonNegative = 0.0
+    beta1: Share = 0.9
+    beta2: Share = 0.999
+    epsilon: Positive = 1e-8
+    clip_norm: Positive = 1.0
+    """Largest global gradient norm."""
+    max_length: Count = 2048
+    """Longest example in tokens; a longer one is refused."""
+    checkpoint_every: Annotated[int, Field(ge=0)] = 0
+    """Optimizer steps between resumable checkpoints; 0 saves the end alone."""
+    remat: bool = False
+    """Recompute activations in the backward pass: less memory, a third more time."""
+
+
+class AnalyzeConfig(Frozen):
+    """Intervals of the analysis."""
+
+    resamples: Count = 1000
+    """Bootstrap resamples."""
+    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    seed: int = 0
+
+
+class StudyConfig(Frozen):
+    """A study: base model, domains, arms and seeds. One YAML file holds one."""
+
+    name: Name
+    run_dir: str = ""
+    """Where everything is written, a local path or gs://; empty: runs/NAME."""
+    data_dir: str = "."
+    """Folder that the question sources' paths are relative to."""
+    model: ModelConfig
+    mesh: MeshConfig = MeshConfig()
+    domains: tuple[DomainConfig, ...]
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = (0,)
+    """Each seed draws its own items and orders its own batches."""
+    probe: ProbeConfig = ProbeConfig()
+    build: BuildConfig = BuildConfig()
+    tune: TuneConfig = TuneConfig()
+    analyze: AnalyzeConfig = AnalyzeConfig()
+    batch_tokens: Count = 4096
+    """Tokens a forward pass when scoring."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "StudyConfig":
+        for field, values in (
+            ("domains", [domain.name for domain in self.domains]),
+            ("seeds", self.seeds),
+            ("build.arms", self.build.arms),
+        ):
+            if not values:
+                raise ValueError(f"{field} is empty; name at least one")
+            if len(set(values)) != len(values):
+                raise ValueError(f"{field} has a value twice: {list(values)}")
+        for domain in self.domains:
+            for split in SPLITS:
+                if not getattr(domain, split):
+                    raise ValueError(f"domain {domain.name} has no {split} source; name at least one file")
+            if self.probe.shots and not domain.dev:
+                raise ValueError(f"domain {domain.name} has no dev source, but probe.shots is {self.probe.shots}")
+        if self.probe.formulation == "cf" and self.build.response_format != "option":
+            raise ValueError("probe.formulation cf reads option texts; set build.response_format to option")
+        if self.probe.formulation == "mcf" and self.build.response_format == "option":
+            raise ValueError("probe.formulation mcf reads letters; set build.response_format to one with the letter")
+        return self
+
+    @property
+    def run_path(self) -> str:
+        """The run directory, with the default filled in."""
+        return self.run_dir or f"runs/{self.name}"
+
+
+def describe(error: ValidationError, source: str) -> str:
+    """All of a validation error's findings in one line that names file and field."""
+    findings = []
+    for item in error.errors():
+        field = ".".join(str(part) for part in item["loc"])
+        message = "is not a known key; remove it or check its spelling" if item["type"] == "extra_forbidden" else item["msg"]
+        findings.append(f"{field}: {message}" if field else message.removeprefix("Value error, "))
+    return f"{source}: " + "; ".join(findings)
+
+
+def parse_study(text: str, source: str) -> StudyConfig:
+    """Reads a study from YAML text; raises UserError naming `source` and the field."""
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"{source}: not valid YAML: {error}") from None
+    if not isinstance(data, dict):
+        raise UserError(f"{source}: a study is a mapping of keys, see configs/ for examples")
+    try:
+        return StudyConfig.model_validate(data)
+    except ValidationError as error:
+        raise UserError(describe(error, source)) from None
+
+
+def load_study(path: str | Path) -> StudyConfig:
+    """Reads a study's YAML file; raises UserError naming file and field."""
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such configuration file; see configs/ for examples")
+    try:
+        return parse_study(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as text: {error}") from None
+
+
+def dump_study(config: StudyConfig) -> str:
+    """The resolved study as YAML that `load_study` reads back."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
