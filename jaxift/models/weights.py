@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping
@@ -28,6 +29,7 @@ TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json",
     "vocab.json", "merges.txt", "chat_template.jinja", "generation_config.json",
 )  # fmt: skip
+_SAMPLE = 1 << 16
 # Buffers that old checkpoints carry beside their weights; they can be computed.
 _DERIVED = ("rotary_emb.inv_freq",)
 
@@ -41,6 +43,7 @@ class LanguageModel:
     mesh: Mesh
     dtype: jnp.dtype
     folder: Path
+    fingerprint: str
 
     @property
     def config(self) -> DecoderConfig:
@@ -68,7 +71,25 @@ def load(
     _check_divisible(config, mesh)
     tokenizer = Tokenizer.load(folder, bos)
     decoder = load_decoder(folder, config, mesh, jnp.dtype(param_dtype or dtype))
-    return LanguageModel(decoder, tokenizer, mesh, jnp.dtype(dtype), folder)
+    return LanguageModel(decoder, tokenizer, mesh, jnp.dtype(dtype), folder, fingerprint(folder))
+
+
+def fingerprint(folder: str | Path) -> str:
+    """Hash that tells model folders apart: small files whole, of the weights the header and 16 spread samples of 64 KiB.
+
+    Reading all of a large checkpoint would take longer than loading it; fine-tuning changes every sample.
+    """
+    total = hashlib.sha256()
+    for path in sorted(Path(folder).glob("*")):
+        if path.suffix not in (".json", ".safetensors", ".model", ".txt", ".jinja"):
+            continue
+        size = path.stat().st_size
+        total.update(f"{path.name} {size} ".encode())
+        with path.open("rb") as file:
+            for offset in range(0, size, max(_SAMPLE, size // 16)):
+                file.seek(offset)
+                total.update(file.read(_SAMPLE))
+    return total.hexdigest()[:24]
 
 
 def read_hf_config(folder: Path) -> dict[str, Any]:

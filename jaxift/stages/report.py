@@ -1,0 +1,229 @@
+"""Writes what came out for people: `report.md`, `report.html` (one self-contained file) and the figures as SVG.
+
+Everything is recomputed from `analysis.json` and the arms' manifests; the same input gives the same bytes.
+"""
+
+import html
+import io
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from jaxift.analysis import summary, tables
+from jaxift.analysis.exp1 import FEW_SHOT
+from jaxift.artifacts import RunDirectory
+from jaxift.config import BASE, Cell, StudyConfig
+from jaxift.stages.analyze import FILE as ANALYSIS
+
+TEMPLATES = Path(__file__).parent / "templates"
+INK = "#010203"  # stands for the page's text colour until the SVG is written
+FONT = "DejaVu Sans"  # ships with matplotlib, so text is measured alike everywhere
+COLOURS = {"HAR": "#2f8f83", "INC": "#d0643b", "SELF": "#8b6fc6"}  # readable on white and on near-black
+MARKERS = {"HAR": "o", "INC": "s", "SELF": "D"}
+STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "jaxift",
+    "font.family": FONT,
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.spines.left": False,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "ytick.major.size": 0,
+    "xtick.major.size": 3,
+} | dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color"), INK)
+ADAPTIVE = "<style>svg{color:#1f2328}@media (prefers-color-scheme:dark){svg{color:#e6e9ed}}</style>"
+
+
+def report(config: StudyConfig, run: RunDirectory, cells: Sequence[Cell]) -> list[str]:
+    """Writes the report of an analysed study, complete or not; returns the files written.
+
+    Raises UserError where `analysis.json` is missing or damaged.
+    """
+    analysis = run.read_json(ANALYSIS)
+    context = {
+        "study": analysis["study"],
+        "answer": summary.answer(analysis),
+        "note": summary.WORLD_NOTE if config.probe.prompt == "world" else "",
+        "tables": _tables(analysis, run, cells),
+        "limits": summary.limits(analysis),
+        "missing": analysis["missing"],
+        "figures": _figures(analysis),
+    }
+    files = []
+    for figure in context["figures"]:
+        whole = _svg(figure["draw"], list(tables.LABELS), figure["name"])
+        files.append(f"report/{figure['name']}.svg")
+        run.write_text(files[-1], whole.replace(">", f">{ADAPTIVE}", 1) + "\n")
+    environment = _environment()
+    for name in ("report.md", "report.html"):
+        run.write_text(name, environment.get_template(name).render(context))
+        files.append(name)
+    return files
+
+
+def exp1_table(analysis: Mapping[str, Any]) -> RichTable:
+    """The Exp-I table for the terminal: accuracy of the base and of every arm, then the differences."""
+    level = f"{100 * analysis['settings']['confidence']:g} %"
+    table = RichTable(title=f"Exp-I: accuracy in %, differences in points, {level} intervals", title_justify="left")
+    table.add_column("")
+    for label in tables.LABELS.values():
+        table.add_column(label, justify="right", no_wrap=True)
+    for rows in (tables.accuracy_rows(analysis), tables.difference_rows(analysis)):
+        for row in rows:
+            style = "dim" if row.muted else ""
+            table.add_row(Text(row.label), *(Text(value) for value in row.values), style=style)
+        table.add_section()
+    return table
+
+
+def _tables(analysis: Mapping[str, Any], run: RunDirectory, cells: Sequence[Cell]) -> list[tables.Table]:
+    """All tables of the report, in reading order; a table without rows is left out."""
+    units = dict.fromkeys((cell.domain, cell.seed) for cell in cells if cell.seed is not None)
+    manifests = {(domain, seed): run.manifest(f"arms/{domain}/s{seed}") for domain, seed in units}
+    found = {unit: manifest for unit, manifest in manifests.items() if manifest is not None}
+    shown = [*tables.exp1_tables(analysis), tables.consistency_table(analysis), tables.exp4_table(analysis)]
+    return [table for table in (*shown, *tables.arms_tables(found)) if any(rows for _, rows in table.groups)]
+
+
+def _environment() -> Environment:
+    """The templates' environment: HTML is escaped as a whole, Markdown by the filter `md`; unknown names are errors."""
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=select_autoescape(["html"]),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["md"] = escape_markdown
+    return environment
+
+
+def escape_markdown(text: str) -> str:
+    """Text that Markdown shows as it is, in a table too: no markup, no HTML, no link, no second line."""
+    text = re.sub(r"([\\`*_|])", r"\\\1", html.escape(" ".join(text.split()), quote=False))
+    return text.replace("](", "]\\(")
+
+
+def _figures(analysis: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The figures' drawing functions, captions and one inline panel a test set."""
+    exp1 = analysis["exp1"]
+    figures = [
+        {
+            "name": "exp1",
+            "draw": lambda axes, test_set: draw_accuracy(axes, analysis, test_set),
+            "rows": tables.accuracy_rows(analysis),
+            "caption": "Accuracy after tuning, mean over domains with its interval; small marks are single domains. "
+            "Vertical lines: the base model few-shot (dotted) and zero-shot (dashed).",
+        }
+    ]
+    if exp1["differences"]:
+        figures.append(
+            {
+                "name": "differences",
+                "draw": lambda axes, test_set: draw_differences(axes, analysis, test_set),
+                "rows": tables.difference_rows(analysis),
+                "caption": "Paired differences between arms with their intervals. Hollow diamonds: the paper's means, "
+                "of other models.",
+            }
+        )
+    for figure in figures:
+        figure["panels"] = [_panel(figure, number) for number in range(len(tables.LABELS))]
+    return figures
+
+
+def _panel(figure: Mapping[str, Any], number: int) -> dict[str, Any]:
+    """One test set of a figure for the page: the drawing, and the same in words."""
+    test_set, label = list(tables.LABELS.items())[number]
+    words = "; ".join(f"{row.label} {row.values[number]}" for row in figure["rows"])
+    drawing = _svg(figure["draw"], [test_set], f"{figure['name']}-{test_set}")
+    return {"label": f"{label}: {words}", "svg": Markup(drawing.replace("<svg ", '<svg aria-hidden="true" ', 1))}
+
+
+def draw_accuracy(axes: Axes, analysis: Mapping[str, Any], test_set: str) -> None:
+    """Draws the accuracy of every arm on one test set, best read from top to bottom."""
+    exp1 = analysis["exp1"]
+    arms = list(exp1["accuracy"])
+    for arm, line in ((FEW_SHOT, ":"), (BASE, "--")):
+        if test_set in exp1["accuracy"].get(arm, {}):
+            axes.axvline(100 * exp1["accuracy"][arm][test_set]["accuracy"], color=INK, alpha=0.45, lw=0.8, ls=line)
+    for place, arm in enumerate(arms):
+        entry = exp1["accuracy"][arm].get(test_set)
+        if entry is None:
+            continue
+        colour, marker = COLOURS.get(arm, INK), MARKERS.get(arm, "o")
+        singles = [100 * domain["accuracy"] for domain in entry["by_domain"].values()]
+        axes.plot(singles, [place + 0.28] * len(singles), marker, ms=2.5, color=colour, alpha=0.5, ls="")
+        _interval(axes, place, entry["accuracy"], entry["interval"], colour, marker)
+        axes.annotate(
+            tables.percent(entry["accuracy"]),
+            (100 * entry["accuracy"], place),
+            (0, 5),
+            textcoords="offset points",
+            ha="center",
+            fontsize=8,
+        )
+    _finish_axes(axes, [tables.arm_label(analysis, arm) for arm in arms], tables.LABELS[test_set], "accuracy, %")
+
+
+def draw_differences(axes: Axes, analysis: Mapping[str, Any], test_set: str) -> None:
+    """Draws the differences between arms on one test set, and the paper's beside them."""
+    differences = analysis["exp1"]["differences"]
+    axes.axvline(0, color=INK, alpha=0.6, lw=0.8)
+    for place, (name, sets) in enumerate(differences.items()):
+        if test_set not in sets:
+            continue
+        entry, arm = sets[test_set], name.split("-")[0]
+        _interval(axes, place, entry["difference"], entry["interval"], INK, MARKERS.get(arm, "o"))
+        if entry["paper"] is not None:
+            axes.plot(100 * entry["paper"], place + 0.3, "D", ms=5, mfc="none", mec=INK, alpha=0.6)
+    labels = [tables.contrast_label(name) for name in differences]
+    _finish_axes(axes, labels, tables.LABELS[test_set], "difference, points")
+
+
+def _interval(axes: Axes, place: int, value: float, interval: Sequence[float], colour: str, marker: str) -> None:
+    """A point with its interval; values are shares of 1."""
+    low, high = (100 * bound for bound in interval)
+    axes.plot([low, high], [place, place], color=colour, lw=1.8, solid_capstyle="butt")
+    axes.plot(100 * value, place, marker, ms=6, color=colour)
+
+
+def _finish_axes(axes: Axes, labels: Sequence[str], title: str, unit: str) -> None:
+    """Names the rows, the first on top, and the axis."""
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set_ylim(len(labels) - 0.4, -0.6)
+    axes.margins(x=0.08)
+    axes.grid(axis="x", color=INK, alpha=0.12, lw=0.6)
+    axes.set_axisbelow(True)
+    axes.set_title(title, loc="left")
+    axes.set_xlabel(unit)
+
+
+def _svg(draw: Callable[[Axes, str], None], test_sets: Sequence[str], name: str) -> str:
+    """A figure with a panel a test set as an SVG element that takes its text colour from where it stands.
+
+    Ids are prefixed by the figure's name, so that several may stand in one page.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(3.7 * len(test_sets), 2.5), layout="constrained")
+        panels = figure.subplots(1, len(test_sets), sharex=True, sharey=True, squeeze=False)[0]
+        for axes, test_set in zip(panels, test_sets, strict=True):
+            draw(axes, test_set)
+        buffer = io.StringIO()
+        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+    drawing = buffer.getvalue()
+    drawing = drawing[drawing.index("<svg") :].rstrip()
+    drawing = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", drawing)
+    return drawing.replace(INK, "currentColor").replace(f"'{FONT}'", "system-ui, sans-serif")

@@ -1,0 +1,76 @@
+"""One optimizer step: pure, jitted once a shape, its buffers donated."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from jaxift.config import TuneConfig
+from jaxift.models.decoder import Decoder
+from jaxift.models.readout import target_logprobs
+
+
+def response_loss(
+    decoder: Decoder,
+    tokens_BT: Int[Array, "B T"],
+    segments_BT: Int[Array, "B T"],
+    positions_BC: Int[Array, "B C"],
+    targets_BCK: Int[Array, "B C 1"],
+    weights_BC: Float[Array, "B C"],
+    *,
+    dtype: np.dtype,
+    remat: bool,
+) -> Float[Array, ""]:
+    """Mean cross-entropy of the weighted targets, in nats a token, normalised over the whole global batch."""
+    logprobs, _ = target_logprobs(decoder, tokens_BT, segments_BT, positions_BC, targets_BCK, dtype=dtype, remat=remat)
+    return -jnp.sum(logprobs[..., 0] * weights_BC) / jnp.sum(weights_BC)
+
+
+def learning_rates(config: TuneConfig, steps: int) -> np.ndarray:
+    """The rate of every step, [steps]: linear warm-up from 0, then cosine to 0 (as in the Hugging Face Trainer)."""
+    warmup = int(np.ceil(config.warmup * steps))
+    schedule = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, warmup, max(steps, warmup + 1))
+    return np.asarray(jax.vmap(schedule)(jnp.arange(steps)), np.float32)
+
+
+@functools.lru_cache
+def optimizer(config: TuneConfig) -> optax.GradientTransformation:
+    """Clip by global norm, then AdamW without its learning rate, which each step is given."""
+    return optax.chain(
+        optax.clip_by_global_norm(config.clip_norm),
+        optax.scale_by_adam(config.beta1, config.beta2, config.epsilon),
+        optax.add_decayed_weights(config.weight_decay, mask=_decayed),
+    )
+
+
+def _decayed(params: Any) -> Any:
+    """Weight decay spares the norms' scales."""
+    return jax.tree.map_with_path(lambda path, _: "norm" not in jax.tree_util.keystr(path), params)
+
+
+@functools.partial(jax.jit, static_argnames=("graph", "config", "dtype"), donate_argnames=("params", "moments"))
+def train_step(
+    graph: nnx.GraphDef,
+    config: TuneConfig,
+    params: nnx.State,
+    moments: Any,
+    rate: Float[Array, ""],
+    batch: tuple[Array, ...],
+    *,
+    dtype: np.dtype,
+) -> tuple[nnx.State, Any, dict[str, Array]]:
+    """Updates float32 parameters and AdamW moments; metrics are loss (nats a token), grad_norm (before clipping), tokens."""
+
+    def loss_of(params: nnx.State) -> Array:
+        return response_loss(nnx.merge(graph, params), *batch, dtype=dtype, remat=config.remat)
+
+    loss, gradients = jax.value_and_grad(loss_of)(params)
+    updates, moments = optimizer(config).update(gradients, moments, params)
+    params = optax.apply_updates(params, jax.tree.map(lambda update: -rate * update, updates))
+    metrics = {"loss": loss, "grad_norm": optax.global_norm(gradients), "tokens": batch[-1].sum()}
+    return params, moments, metrics
