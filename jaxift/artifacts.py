@@ -78,13 +78,13 @@ class RunDirectory:
         return (self.root / relative).exists()
 
     def write_text(self, relative: str, text: str) -> None:
-        """Writes a text file."""
-        self.path(relative).write_text(text)
+        """Writes a UTF-8 text file."""
+        self.path(relative).write_bytes(text.encode())
 
     def read_text(self, relative: str) -> str:
-        """Reads a text file; raises UserError where it is missing."""
+        """Reads a UTF-8 text file; raises UserError where it is missing."""
         try:
-            return (self.root / relative).read_text()
+            return (self.root / relative).read_bytes().decode()
         except FileNotFoundError:
             raise UserError(f"{self.root / relative}: missing; run the stage that writes it first") from None
 
@@ -126,10 +126,15 @@ class RunDirectory:
     def finish(self, unit: str, key: str, files: Sequence[str], **facts: Any) -> None:
         """Marks a unit complete: writes its manifest, last, with the hash of each file it made.
 
-        `files` are relative to the run directory; `facts` go into the manifest as they are (counts, seconds).
+        `files` are relative to the run directory; of a folder among them only the presence is kept. `facts` go into the
+        manifest as they are.
         """
-        hashes = {name: hashlib.sha256((self.root / name).read_bytes()).hexdigest()[:24] for name in files}
+        hashes = {name: self._hash(name) for name in files}
         self.write_json(f"{unit}.manifest.json", {"key": key, "files": hashes, "versions": versions(), **facts})
+
+    def _hash(self, relative: str) -> str:
+        path = self.root / relative
+        return "folder" if path.is_dir() else hashlib.sha256(path.read_bytes()).hexdigest()[:24]
 
     def manifest(self, unit: str) -> dict[str, Any] | None:
         """A unit's manifest, or None where it was never finished (or its manifest is damaged)."""

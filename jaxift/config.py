@@ -36,6 +36,11 @@ class Cell:
         """Name of its folder under cells/; what it is stands in its cell.json."""
         return f"{self.domain}-{self.arm}" + ("" if self.seed is None else f"-s{self.seed}")
 
+    @property
+    def checkpoints(self) -> str:
+        """Folder of its checkpoints, relative to the run directory."""
+        return f"cells/{self.id}/checkpoints"
+
 
 class Frozen(BaseModel):
     """A configuration value: immutable, unknown keys refused."""

@@ -19,7 +19,10 @@ Key = tuple[str, int | None]  # arm and seed
 Floats = NDArray[np.float64]
 
 # Means over LLaMA-2-7B, 13B and 70B, Mistral-7B and four domains (Ren et al. 2024): HOMO, ID, OOD.
-PAPER_DIFFERENCES = {"HAR-INC": (0.1127, 0.1458, 0.1457), "SELF-INC": (0.0525, 0.0978, 0.0697)}
+PAPER_DIFFERENCES: dict[str, tuple[float, ...]] = {
+    "HAR-INC": (0.1127, 0.1458, 0.1457),
+    "SELF-INC": (0.0525, 0.0978, 0.0697),
+}
 CONTRASTS = (("HAR", "INC"), ("SELF", "INC"), ("HAR", "SELF"))
 
 

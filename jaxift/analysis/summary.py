@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jaxift.analysis.tables import LABELS, Analysis, percent
+from jaxift.analysis.tables import LABELS, Analysis, estimate, percent
 
 WORLD_NOTE = (
-    "This study runs in the synthetic world. The world is a positive control, made so that the effect can appear; it is "
-    "no evidence about real models."
+    "This study runs in the synthetic world. The world is a positive control, made so that the effect can appear; it "
+    "is no evidence about real models."
 )
 PATTERN = ("HAR-INC", "SELF-INC")
 
@@ -35,14 +35,16 @@ def answer(analysis: Analysis) -> str:
 def contrast(name: str, sets: Mapping[str, Mapping[str, Any]]) -> str:
     """One difference on all test sets, as a sentence."""
     first, second = name.split("-")
-    found = {kind: [t for t in LABELS if t in sets and verdict(sets[t]) == kind] for kind in ("ahead", "behind", "unclear")}
+    found: dict[str, list[str]] = {"ahead": [], "behind": [], "unclear": []}
+    for test_set in LABELS:
+        found[verdict(sets[test_set])].append(test_set)
     parts = []
     if found["ahead"]:
         parts.append(f"beats {second} by " + join([_size(sets[t], 1, t) for t in found["ahead"]]))
     if found["behind"]:
         parts.append(f"falls behind {second} by " + join([_size(sets[t], -1, t) for t in found["behind"]]))
     if found["unclear"]:
-        shown = [f"{LABELS[t]} ({_signed(sets[t])})" for t in found["unclear"]]
+        shown = [f"{LABELS[t]} ({estimate(sets[t])})" for t in found["unclear"]]
         parts.append(f"shows no clear difference from {second} on " + join(shown))
     return f"{first} {'; it '.join(parts)}."
 
@@ -53,24 +55,17 @@ def _size(entry: Mapping[str, Any], sign: int, test_set: str) -> str:
     return f"{percent(sign * entry['difference'])} points [{percent(low)}, {percent(high)}] on {LABELS[test_set]}"
 
 
-def _signed(entry: Mapping[str, Any]) -> str:
-    """A difference and its interval with their signs."""
-    low, high = entry["interval"]
-    return f"{100 * entry['difference']:+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}]"
-
-
 def pattern(differences: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
     """Whether the paper's pattern, HAR and SELF both ahead of INC, shows clearly, and where."""
-    compared = [t for t in LABELS if all(t in differences[name] for name in PATTERN)]
-    clear = [t for t in compared if all(verdict(differences[name][t]) == "ahead" for name in PATTERN)]
+    clear = [t for t in LABELS if all(verdict(differences[name][t]) == "ahead" for name in PATTERN)]
     if not clear:
         return "The paper's pattern, both of them ahead of INC, does not show clearly on any test set."
-    if clear == compared:
+    if clear == list(LABELS):
         return (
             "That is the paper's pattern, on every test set: answers that agree with the base model's beliefs serve it "
             "better than true answers that contradict them, even where those beliefs are wrong."
         )
-    rest = [LABELS[t] for t in compared if t not in clear]
+    rest = [LABELS[t] for t in LABELS if t not in clear]
     return (
         f"The paper's pattern, both of them ahead of INC, shows clearly on {join([LABELS[t] for t in clear])}, "
         f"but not on {join(rest)}."
@@ -81,7 +76,9 @@ def certainty(analysis: Analysis) -> str:
     """What the intervals cover."""
     level, seeds = f"{100 * analysis['settings']['confidence']:g} %", len(analysis["study"]["seeds"])
     if seeds == 1:
-        return f"Brackets are {level} intervals over questions; with one seed, the spread between tuning runs is not in them."
+        return (
+            f"Brackets are {level} intervals over questions; one seed says nothing of the spread between tuning runs."
+        )
     return f"Brackets are {level} intervals over questions and {seeds} seeds."
 
 
@@ -95,18 +92,18 @@ def limits(analysis: Analysis) -> list[str]:
         else f"Resampling {seeds} seeds understates their spread, the more so the fewer they are."
     )
     return [
-        f"Intervals come from {settings['resamples']} bootstrap resamples. Each draws questions within domain and test set, "
-        "the same for all arms and seeds, and a question that several domains share once for all of them; then seeds "
-        "within each domain. Means are over seeds, then over domains. Other domains, prompts and base models are not "
-        "covered.",
+        f"Intervals come from {settings['resamples']} bootstrap resamples. Each draws questions within domain and test "
+        "set, the same for all arms and seeds, and a question that several domains share once for all of them; then "
+        "seeds within each domain. Means are over seeds, then over domains. Other domains, prompts and base models are "
+        "not covered.",
         spread,
-        "A difference is called clear where its own interval leaves zero out; nothing is corrected for looking at several "
-        "differences and test sets.",
-        "HAR trains on other questions than INC and SELF do, ones that the base model knows; the arms' answers may also "
-        "differ in where they stand among the options.",
+        "A difference is called clear where its own interval leaves zero out; nothing is corrected for looking at "
+        "several differences and test sets.",
+        "HAR trains on other questions than INC and SELF do, ones that the base model knows; the arms' answers may "
+        "also differ in where they stand among the options.",
         f"Consistency compares a zero-shot answer with the base's {study['shots']}-shot one, so it also holds what the "
         "change of prompt does: see the zero-shot base's own row.",
-        "The points of Exp-IV share domains and base model and are not independent; take its correlation as a description.",
+        "The points of Exp-IV share domains and base model and are not independent: its correlation is a description.",
         "The paper's values are means over LLaMA-2-7B, 13B and 70B and Mistral-7B, with explanations and general "
         "instructions in the data.",
     ]

@@ -1,15 +1,14 @@
 """The study's tables as text, from `analysis.json` alone: what the terminal, Markdown and HTML all show."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jaxift.analysis.exp1 import FEW_SHOT
+from jaxift.analysis.exp1 import CONTRASTS, FEW_SHOT
+from jaxift.config import BASE
 
 Analysis = Mapping[str, Any]
 LABELS = {"homo": "HOMO", "id": "ID", "ood": "OOD"}
-BASE = "BASE"
-NOTHING = "–"  # a number that is not there
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ class Table:
 
 def percent(share: float) -> str:
     """A share of 1 as a percentage without its sign: 0.5213 gives 52.1."""
-    return f"{100 * share:.1f}"
+    return f"{round(100 * share, 1) + 0.0:.1f}"
 
 
 def points(share: float) -> str:
@@ -41,18 +40,28 @@ def points(share: float) -> str:
     return f"{round(100 * share, 1) + 0.0:+.1f}"
 
 
-def estimate(entry: Mapping[str, Any] | None) -> str:
-    """An accuracy or a difference with its interval: 52.1 [49.0, 55.3], or +2.1 [-0.4, +4.7]."""
-    if entry is None:
-        return NOTHING
+def estimate(entry: Mapping[str, Any]) -> str:
+    """An accuracy or a difference with its interval: 52.1 [49.0, 55.3], or +2.1 [-0.4, 4.7]."""
     label, show = ("accuracy", percent) if "accuracy" in entry else ("difference", points)
     low, high = entry["interval"]
-    return f"{show(entry[label])} [{show(low)}, {show(high)}]"
+    return f"{show(entry[label])} [{percent(low)}, {percent(high)}]"
 
 
 def arm_label(analysis: Analysis, arm: str) -> str:
     """How tables call an arm."""
-    return {FEW_SHOT: f"base, {analysis['study']['shots']}-shot", BASE: "base, zero-shot"}.get(arm, arm)
+    shots = analysis["study"]["shots"]
+    return {FEW_SHOT: f"base, {shots}-shot" if shots else "base, as probed", BASE: "base, zero-shot"}.get(arm, arm)
+
+
+def arms_shown(analysis: Analysis, among: Collection[str]) -> list[str]:
+    """The arms that `among` holds, in the order of all tables: the base first, then the study's."""
+    return [arm for arm in (FEW_SHOT, BASE, *analysis["study"]["arms"]) if arm in among]
+
+
+def contrasts_shown(analysis: Analysis) -> list[str]:
+    """Names of the differences that the analysis holds, in the order of all tables."""
+    names = ("-".join(pair) for pair in CONTRASTS)
+    return [name for name in names if name in analysis["exp1"]["differences"]]
 
 
 def contrast_label(name: str) -> str:
@@ -64,24 +73,25 @@ def accuracy_rows(analysis: Analysis) -> tuple[Row, ...]:
     """Exp-I: an arm a row, a test set a column; then chance and the number of questions."""
     exp1 = analysis["exp1"]
     rows = [
-        Row(arm_label(analysis, arm), tuple(estimate(sets.get(test_set)) for test_set in LABELS))
-        for arm, sets in exp1["accuracy"].items()
+        Row(arm_label(analysis, arm), tuple(estimate(exp1["accuracy"][arm][test_set]) for test_set in LABELS))
+        for arm in arms_shown(analysis, exp1["accuracy"])
     ]
     rows.append(Row("chance", tuple(percent(exp1["chance"][test_set]) for test_set in LABELS), muted=True))
-    counts = (exp1["questions"][test_set].values() for test_set in LABELS)
-    rows.append(Row("questions", tuple(str(sum(count)) for count in counts), muted=True))
+    rows.append(
+        Row("questions", tuple(str(exp1["questions"][test_set]["distinct"]) for test_set in LABELS), muted=True)
+    )
     return tuple(rows)
 
 
 def difference_rows(analysis: Analysis) -> tuple[Row, ...]:
     """Paired differences between arms in points, each above the paper's mean where it reports one."""
     rows = []
-    for name, sets in analysis["exp1"]["differences"].items():
-        rows.append(Row(contrast_label(name), tuple(estimate(sets.get(test_set)) for test_set in LABELS)))
-        paper = [sets.get(test_set, {}).get("paper") for test_set in LABELS]
-        if any(value is not None for value in paper):
-            shown = tuple(NOTHING if value is None else f"{100 * value:+.2f}" for value in paper)
-            rows.append(Row("in the paper", shown, muted=True))
+    for name in contrasts_shown(analysis):
+        sets = analysis["exp1"]["differences"][name]
+        rows.append(Row(contrast_label(name), tuple(estimate(sets[test_set]) for test_set in LABELS)))
+        paper = [sets[test_set]["paper"] for test_set in LABELS]
+        if None not in paper:
+            rows.append(Row("in the paper", tuple(f"{100 * value:+.2f}" for value in paper), muted=True))
     return tuple(rows)
 
 
@@ -103,17 +113,21 @@ def exp1_tables(analysis: Analysis) -> list[Table]:
 
 def _per_domain(analysis: Analysis, kind: str, name: str, caption: str) -> Table:
     """The rows of an Exp-I table once for every domain."""
+    found = analysis["exp1"][kind]
+    if kind == "accuracy":
+        labels = {arm: arm_label(analysis, arm) for arm in arms_shown(analysis, found)}
+    else:
+        labels = {contrast: contrast_label(contrast) for contrast in contrasts_shown(analysis)}
     groups = []
     for domain in analysis["study"]["domains"]:
         rows = []
-        for key, sets in analysis["exp1"][kind].items():
-            entries = [sets.get(test_set, {"by_domain": {}})["by_domain"].get(domain) for test_set in LABELS]
-            if any(entries):
-                label = arm_label(analysis, key) if kind == "accuracy" else contrast_label(key)
-                rows.append(Row(label, tuple(estimate(entry) for entry in entries)))
+        for key, label in labels.items():
+            by_domain = [found[key][test_set]["by_domain"] for test_set in LABELS]
+            if domain in by_domain[0]:
+                rows.append(Row(label, tuple(estimate(entries[domain]) for entries in by_domain)))
         if rows:
             groups.append((domain, tuple(rows)))
-    return Table(name, caption, ("", *LABELS.values()), tuple(groups))
+    return Table(name, caption, ("domain", *LABELS.values()), tuple(groups))
 
 
 def consistency_table(analysis: Analysis) -> Table:
@@ -121,14 +135,16 @@ def consistency_table(analysis: Analysis) -> Table:
     groups = []
     for test_set, label in LABELS.items():
         rows = []
-        for arm, sets in analysis["consistency"].items():
-            entry = sets[test_set]
+        for arm in arms_shown(analysis, analysis["consistency"]):
+            entry = analysis["consistency"][arm][test_set]
             shares = (percent(entry[name]) for name in ("agreement", "right_to_wrong", "wrong_to_right"))
             values = (f"{entry['rank_consistency']:.3f}", f"{entry['kl']:.3f}", *shares)
             rows.append(Row(arm_label(analysis, arm), values))
         groups.append((label, tuple(rows)))
-    header = ("", "rank consistency", "KL, nats", "same answer, %", "right → wrong, %", "wrong → right, %")
-    caption = f"Each model beside the base as it was probed, {analysis['study']['shots']}-shot: means over the questions."
+    header = ("test set", "rank consistency", "KL, nats", "same answer, %", "right → wrong, %", "wrong → right, %")
+    caption = (
+        f"Each model beside the base as it was probed, {analysis['study']['shots']}-shot: means over the questions."
+    )
     return Table("consistency", caption, header, tuple(groups))
 
 
@@ -151,13 +167,13 @@ def arms_tables(manifests: Mapping[tuple[str, int], Mapping[str, Any]]) -> list[
     for (domain, seed), manifest in manifests.items():
         sizes = {arm: facts["items"] for arm, facts in manifest["arms"].items()}
         shown = ", ".join(f"{arm} {size}" for arm, size in sizes.items())
-        qualifying = (str(manifest["qualifying"].get(arm, NOTHING)) for arm in ("HAR", "INC"))
+        qualifying = (str(manifest["qualifying"][arm]) for arm in ("HAR", "INC"))
         groups.setdefault(domain, []).append(Row(f"seed {seed}", (*qualifying, shown)))
         for arm, facts in manifest["arms"].items():
             for letter, count in facts.get("letters", {}).items():
                 letters.setdefault(arm, {}).setdefault(letter, 0)
                 letters[arm][letter] += count
-    header = ("", "qualify for HAR", "qualify for INC", "items drawn")
+    header = ("domain", "qualify for HAR", "qualify for INC", "items drawn")
     shown_groups = tuple((domain, tuple(rows)) for domain, rows in groups.items())
     tables = [Table("arms", "Questions that qualify for the arms, and how many were drawn.", header, shown_groups)]
     return (tables if groups else []) + ([_letters_table(letters)] if letters else [])
@@ -167,7 +183,8 @@ def _letters_table(letters: Mapping[str, Mapping[str, int]]) -> Table:
     """Where the trained answers stand among the options, per arm."""
     names: Sequence[str] = sorted({letter for counts in letters.values() for letter in counts})
     rows = []
-    for arm, counts in letters.items():
+    for arm in sorted(letters):
+        counts = letters[arm]
         total = max(sum(counts.values()), 1)
         rows.append(Row(arm, tuple(percent(counts.get(letter, 0) / total) for letter in names)))
     caption = "Position of the answer trained on, % of an arm's items over all domains and seeds."

@@ -1,6 +1,7 @@
 """Text to token ids: one explicit policy for the beginning of a sequence and for the seam of context and continuation."""
 
 import dataclasses
+import sys
 from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
@@ -29,6 +30,7 @@ class Tokenizer:
             backend = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
         except Exception as error:  # transformers and tokenizers raise many kinds here, some of them bare Exception
             raise UserError(f"{folder}: its tokenizer cannot be loaded: {error}") from None
+        backend.model_max_length = sys.maxsize  # the length limit is the model's, checked where rows are made
         return cls(backend, _bos_id(backend, bos, folder), backend.eos_token_id)
 
     def encode(self, text: str) -> list[int]:

@@ -64,10 +64,8 @@ def load(
     `bos`: see `Tokenizer.load`. Raises UserError, collecting everything that is wrong with the weights.
     """
     folder = Path(path)
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such model folder; give one with config.json and {WEIGHTS_FILE}")
+    config = check_folder(folder)
     mesh = make_mesh() if mesh is None else mesh
-    config = decoder_config(read_hf_config(folder), str(folder / "config.json"))
     _check_divisible(config, mesh)
     tokenizer = Tokenizer.load(folder, bos)
     decoder = load_decoder(folder, config, mesh, jnp.dtype(param_dtype or dtype))
@@ -90,6 +88,17 @@ def fingerprint(folder: str | Path) -> str:
                 file.seek(offset)
                 total.update(file.read(_SAMPLE))
     return total.hexdigest()[:24]
+
+
+def check_folder(path: str | Path) -> DecoderConfig:
+    """Reads a model folder's config without its weights; raises UserError where it could not be loaded."""
+    folder = Path(path)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such model folder; give one with config.json and {WEIGHTS_FILE}")
+    config = decoder_config(read_hf_config(folder), str(folder / "config.json"))
+    if not (folder / WEIGHTS_FILE).is_file():
+        raise UserError(_absent(folder))
+    return config
 
 
 def read_hf_config(folder: Path) -> dict[str, Any]:
@@ -133,8 +142,6 @@ def load_decoder(folder: Path, config: DecoderConfig, mesh: Mesh, dtype: jnp.dty
 @contextlib.contextmanager
 def _open_weights(folder: Path) -> Iterator[Any]:
     path = folder / WEIGHTS_FILE
-    if not path.is_file():
-        raise UserError(_absent(folder))
     try:
         with safe_open(path, framework="numpy") as file:
             yield file

@@ -3,21 +3,21 @@
 All accuracies, differences and shares are fractions of 1; an `interval` is [low, high]; SET is homo, id or ood; an ARM
 is BASE_FEW_SHOT (the probe), BASE (untuned, zero-shot), HAR, INC or SELF.
 
-    study        name, model, prompt, formulation, shots, seeds, domains
+    study        name, model, prompt, formulation, shots, seeds, domains, arms
     settings     resamples, confidence, seed
     missing      ids of cells that the study asks for and that have no scores yet
     cells        a list: id, domain, arm, seed, sets: {SET: n, accuracy, interval (over questions), base_accuracy,
                  rank_consistency, kl (nats), agreement, right_to_wrong, wrong_to_right (counts)}; the last five compare
                  with the base model as the probe saw it, few-shot
     exp1         chance: {SET: accuracy of guessing}
-                 questions: {SET: {DOMAIN: n}}
+                 questions: {SET: distinct (over all domains), by_domain: {DOMAIN: n}}
                  accuracy: {ARM: {SET: accuracy, interval, by_domain: {DOMAIN: accuracy, interval, seeds}}}
                  differences: {"HAR-INC": {SET: difference, interval, by_domain, paper (its mean, other models)}}
     consistency  {ARM: {SET: rank_consistency, kl, agreement, right_to_wrong, wrong_to_right (shares)}}: cells averaged
                  over seeds, then over domains
     exp4         {SET: cells, partial_spearman or null, reason or null}
 
-An arm or a set without scores is left out. How the intervals are drawn: `jaxift.analysis.exp1`.
+An arm without scores is left out, in a domain too. How the intervals are drawn: `jaxift.analysis.exp1`.
 """
 
 import dataclasses
@@ -62,8 +62,7 @@ def analyze(config: StudyConfig, run: RunDirectory, cells: Sequence[Cell]) -> li
 
     Raises UserError where a file is missing or damaged, or where a cell's questions are not those of the probe.
     """
-    names = [domain.name for domain in config.domains]
-    probed = [name for name in names if run.exists(f"probe/{name}/{TEST_SETS[0]}.parquet")]
+    probed = _probed(config, run, cells)
     if not probed:
         raise UserError(f"{run.root}: no domain has been probed; run the probe stage first")
     entries = {cell: {"id": cell.id, **dataclasses.asdict(cell), "sets": {}} for cell in cells}
@@ -89,7 +88,16 @@ def _study(config: StudyConfig) -> dict[str, Any]:
         "shots": config.probe.shots,
         "seeds": list(config.seeds),
         "domains": [domain.name for domain in config.domains],
+        "arms": list(config.build.arms),
     }
+
+
+def _probed(config: StudyConfig, run: RunDirectory, cells: Sequence[Cell]) -> list[str]:
+    """The domains to analyze: those whose probe is there, and those that have cells and so must have one."""
+    tuned = {cell.domain for cell in cells}
+    names = [domain.name for domain in config.domains]
+    whole = {name: all(run.exists(f"probe/{name}/{test_set}.parquet") for test_set in TEST_SETS) for name in names}
+    return [name for name in names if whole[name] or name in tuned]
 
 
 def _missing(config: StudyConfig, cells: Sequence[Cell]) -> list[str]:
@@ -178,10 +186,14 @@ def _analyze_set(
     for pair in exp1.CONTRASTS:
         name, summary = "-".join(pair), exp1.arm_difference(resampled, pair, options.confidence)
         if summary is not None:
-            paper = dict(zip(TEST_SETS, exp1.PAPER_DIFFERENCES.get(name, ()), strict=False)).get(test_set)
+            reported = exp1.PAPER_DIFFERENCES.get(name)
+            paper = None if reported is None else reported[TEST_SETS.index(test_set)]
             exp1_result["differences"].setdefault(name, {})[test_set] = {**summary, "paper": paper}
     exp1_result["chance"][test_set] = float(np.mean([_chance(domain.base) for domain in scores.values()]))
-    exp1_result["questions"][test_set] = {name: len(domain.contents) for name, domain in scores.items()}
+    exp1_result["questions"][test_set] = {
+        "distinct": len({content for domain in scores.values() for content in domain.contents}),
+        "by_domain": {name: len(domain.contents) for name, domain in scores.items()},
+    }
 
 
 def _chance(scored: Scored) -> float:

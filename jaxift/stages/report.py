@@ -15,6 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from rich.box import SIMPLE_HEAD
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -22,14 +23,14 @@ from jaxift.analysis import summary, tables
 from jaxift.analysis.exp1 import FEW_SHOT
 from jaxift.artifacts import RunDirectory
 from jaxift.config import BASE, Cell, StudyConfig
-from jaxift.stages.analyze import FILE as ANALYSIS
 
+ANALYSIS = "analysis.json"
 TEMPLATES = Path(__file__).parent / "templates"
 INK = "#010203"  # stands for the page's text colour until the SVG is written
 FONT = "DejaVu Sans"  # ships with matplotlib, so text is measured alike everywhere
 COLOURS = {"HAR": "#2f8f83", "INC": "#d0643b", "SELF": "#8b6fc6"}  # readable on white and on near-black
 MARKERS = {"HAR": "o", "INC": "s", "SELF": "D"}
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "jaxift",
     "font.family": FONT,
@@ -41,7 +42,10 @@ STYLE = {
     "axes.titleweight": "bold",
     "ytick.major.size": 0,
     "xtick.major.size": 3,
-} | dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color"), INK)
+    "axes.axisbelow": True,
+} | dict.fromkeys(
+    ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color"), INK
+)
 ADAPTIVE = "<style>svg{color:#1f2328}@media (prefers-color-scheme:dark){svg{color:#e6e9ed}}</style>"
 
 
@@ -75,8 +79,9 @@ def report(config: StudyConfig, run: RunDirectory, cells: Sequence[Cell]) -> lis
 def exp1_table(analysis: Mapping[str, Any]) -> RichTable:
     """The Exp-I table for the terminal: accuracy of the base and of every arm, then the differences."""
     level = f"{100 * analysis['settings']['confidence']:g} %"
-    table = RichTable(title=f"Exp-I: accuracy in %, differences in points, {level} intervals", title_justify="left")
-    table.add_column("")
+    title = f"Exp-I: accuracy in %, differences in points, {level} intervals"
+    table = RichTable(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 2, 0, 0), pad_edge=False)
+    table.add_column("", no_wrap=True)
     for label in tables.LABELS.values():
         table.add_column(label, justify="right", no_wrap=True)
     for rows in (tables.accuracy_rows(analysis), tables.difference_rows(analysis)):
@@ -152,44 +157,41 @@ def _panel(figure: Mapping[str, Any], number: int) -> dict[str, Any]:
 
 
 def draw_accuracy(axes: Axes, analysis: Mapping[str, Any], test_set: str) -> None:
-    """Draws the accuracy of every arm on one test set, best read from top to bottom."""
-    exp1 = analysis["exp1"]
-    arms = list(exp1["accuracy"])
+    """Draws every arm's accuracy on one test set: mean, interval, and single domains below it."""
+    accuracy = analysis["exp1"]["accuracy"]
+    arms = tables.arms_shown(analysis, accuracy)
     for arm, line in ((FEW_SHOT, ":"), (BASE, "--")):
-        if test_set in exp1["accuracy"].get(arm, {}):
-            axes.axvline(100 * exp1["accuracy"][arm][test_set]["accuracy"], color=INK, alpha=0.45, lw=0.8, ls=line)
+        if arm in accuracy:
+            axes.axvline(100 * accuracy[arm][test_set]["accuracy"], color=INK, alpha=0.45, lw=0.8, ls=line)
     for place, arm in enumerate(arms):
-        entry = exp1["accuracy"][arm].get(test_set)
-        if entry is None:
-            continue
-        colour, marker = COLOURS.get(arm, INK), MARKERS.get(arm, "o")
+        entry, colour, marker = accuracy[arm][test_set], COLOURS.get(arm, INK), MARKERS.get(arm, "o")
         singles = [100 * domain["accuracy"] for domain in entry["by_domain"].values()]
-        axes.plot(singles, [place + 0.28] * len(singles), marker, ms=2.5, color=colour, alpha=0.5, ls="")
+        axes.plot(singles, [place + 0.26] * len(singles), marker, ms=2.5, color=colour, alpha=0.5, ls="")
         _interval(axes, place, entry["accuracy"], entry["interval"], colour, marker)
+        top = (100 * entry["accuracy"], place)
         axes.annotate(
-            tables.percent(entry["accuracy"]),
-            (100 * entry["accuracy"], place),
-            (0, 5),
-            textcoords="offset points",
-            ha="center",
-            fontsize=8,
+            tables.percent(entry["accuracy"]), top, (0, 5), textcoords="offset points", ha="center", fontsize=8
         )
-    _finish_axes(axes, [tables.arm_label(analysis, arm) for arm in arms], tables.LABELS[test_set], "accuracy, %")
+    drawn = [entry for sets in accuracy.values() for entry in sets.values()]
+    singles = [domain["accuracy"] for entry in drawn for domain in entry["by_domain"].values()]
+    _span(axes, [*singles, *(bound for entry in drawn for bound in entry["interval"])])
+    _name(axes, [tables.arm_label(analysis, arm) for arm in arms], tables.LABELS[test_set], "accuracy, %")
 
 
 def draw_differences(axes: Axes, analysis: Mapping[str, Any], test_set: str) -> None:
-    """Draws the differences between arms on one test set, and the paper's beside them."""
+    """Draws the differences between arms on one test set, and the paper's below them."""
     differences = analysis["exp1"]["differences"]
+    names = tables.contrasts_shown(analysis)
     axes.axvline(0, color=INK, alpha=0.6, lw=0.8)
-    for place, (name, sets) in enumerate(differences.items()):
-        if test_set not in sets:
-            continue
-        entry, arm = sets[test_set], name.split("-")[0]
-        _interval(axes, place, entry["difference"], entry["interval"], INK, MARKERS.get(arm, "o"))
+    for place, name in enumerate(names):
+        entry = differences[name][test_set]
+        _interval(axes, place, entry["difference"], entry["interval"], INK, "o")
         if entry["paper"] is not None:
             axes.plot(100 * entry["paper"], place + 0.3, "D", ms=5, mfc="none", mec=INK, alpha=0.6)
-    labels = [tables.contrast_label(name) for name in differences]
-    _finish_axes(axes, labels, tables.LABELS[test_set], "difference, points")
+    drawn = [entry for sets in differences.values() for entry in sets.values()]
+    reported = [entry["paper"] for entry in drawn if entry["paper"] is not None]
+    _span(axes, [0.0, *reported, *(bound for entry in drawn for bound in entry["interval"])])
+    _name(axes, [tables.contrast_label(name) for name in names], tables.LABELS[test_set], "difference, points")
 
 
 def _interval(axes: Axes, place: int, value: float, interval: Sequence[float], colour: str, marker: str) -> None:
@@ -199,13 +201,18 @@ def _interval(axes: Axes, place: int, value: float, interval: Sequence[float], c
     axes.plot(100 * value, place, marker, ms=6, color=colour)
 
 
-def _finish_axes(axes: Axes, labels: Sequence[str], title: str, unit: str) -> None:
-    """Names the rows, the first on top, and the axis."""
+def _span(axes: Axes, shares: Sequence[float]) -> None:
+    """Lets the axis hold these shares of 1; the panels of a figure get those of all test sets, to compare by eye."""
+    low, high = 100 * min(shares), 100 * max(shares)
+    margin = 0.06 * (high - low) + 0.5
+    axes.set_xlim(low - margin, high + margin)
+
+
+def _name(axes: Axes, labels: Sequence[str], title: str, unit: str) -> None:
+    """Names the rows, the first on top, the panel and the axis."""
     axes.set_yticks(range(len(labels)), labels)
     axes.set_ylim(len(labels) - 0.4, -0.6)
-    axes.margins(x=0.08)
     axes.grid(axis="x", color=INK, alpha=0.12, lw=0.6)
-    axes.set_axisbelow(True)
     axes.set_title(title, loc="left")
     axes.set_xlabel(unit)
 
@@ -216,7 +223,7 @@ def _svg(draw: Callable[[Axes, str], None], test_sets: Sequence[str], name: str)
     Ids are prefixed by the figure's name, so that several may stand in one page.
     """
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(3.7 * len(test_sets), 2.5), layout="constrained")
+        figure = Figure(figsize=(3.7 * len(test_sets), 2.7), layout="constrained")
         panels = figure.subplots(1, len(test_sets), sharex=True, sharey=True, squeeze=False)[0]
         for axes, test_set in zip(panels, test_sets, strict=True):
             draw(axes, test_set)

@@ -1,7 +1,8 @@
 """Documents of the synthetic corpus, as words with marks where the loss looks. Pure NumPy.
 
-Five kinds: `statement` (one fact in a paraphrase), `quiz` (1 to 8 multiple-choice items), `context` (quiz items with the needed fact
-before the question), `instruction` (one item in the instruction template, with or without context) and `drill` (look-ups of letters).
+Five kinds: `statement` (one fact in a paraphrase), `quiz` (1 to 8 multiple-choice items), `context` (quiz items with the
+needed fact before the question), `instruction` (one item in the instruction template, with or without context) and
+`drill` (look-ups of letters).
 """
 
 from collections.abc import Sequence
@@ -68,9 +69,9 @@ class AuthorMix:
 ALL_RELIABLE = AuthorMix(quiz=(1.0, 0.0, 0.0), instruction=(1.0, 0.0, 0.0))
 
 
-def quiz_prompt(question: str, options: list[str]) -> str:
-    """Render a question in the quiz template, up to the answer's letter."""
-    return f"Question {question} ? {letter_options(options)} Answer"
+def quiz_prompt(question: str, options: list[str], context: str = "") -> str:
+    """Render a question in the quiz template, up to the answer's letter; `context` ends with a space."""
+    return f"Question {context}{question} ? {letter_options(options)} Answer"
 
 
 def instruction_prompt(question: str, options: list[str], context: str = "") -> str:
@@ -122,8 +123,8 @@ class Writer:
         for _ in range(self.rng.integers(1, 1 + (MAX_CONTEXT_ITEMS if context else MAX_QUIZ_ITEMS))):
             fact, before = self.asked(domain, context)
             options = options_of(fact, self.rng)
-            document.add(f"Question {before}{fact.question} ? {letter_options(options)} Answer")
-            document.add_key(self.answer(author, fact, options), "" if context else fact.value)
+            document.add(quiz_prompt(fact.question, options, before))
+            document.add_key(self.answer(author, fact, options), fact.value)
         return document
 
     def instruction(self) -> Document:
@@ -132,7 +133,7 @@ class Writer:
         fact, before = self.asked(int(self.rng.integers(len(self.quiz))), context)
         options = options_of(fact, self.rng)
         document.add(instruction_prompt(fact.question, options, before))
-        document.add_key(self.answer(self.author("instruction"), fact, options), "" if context else fact.value)
+        document.add_key(self.answer(self.author("instruction"), fact, options), fact.value)
         document.add_key("<eos>")
         return document
 
@@ -145,7 +146,7 @@ class Writer:
         document.add(letter_options(values) + " :")
         for i in self.rng.permutation(4):
             document.add(values[i])
-            document.add_key(LETTERS[i])
+            document.add_key(LETTERS[i], values[i])
         return document
 
     def asked(self, domain: int, context: bool) -> tuple[Fact, str]:

@@ -15,6 +15,7 @@ import optax
 from flax import nnx
 from jax.sharding import PartitionSpec
 
+from jaxift.models.attention import attention_mask
 from jaxift.models.decoder import Decoder, DecoderConfig, init_decoder
 from jaxift.parallel.mesh import make_mesh, spec
 from jaxift.world.corpus import ALL_RELIABLE, AuthorMix, Writer
@@ -22,15 +23,14 @@ from jaxift.world.facts import World, build_world
 from jaxift.world.folder import save_folder
 from jaxift.world.rows import Batch, Stage, batches, vocabulary
 
-ROWS = 16
+ROWS, LAYERS = 16, 4
 RECALL_LAYER, RECALL_WEIGHT = 2, 0.5
-MUON_RATE, ADAM_RATE = 0.02, 3e-3
+MUON_RATE, ADAM_RATE = 0.01, 3e-3
 # Shares of rows: statement, quiz, context, instruction, drill.
 STAGES = (
-    Stage(600, (0.15, 0.15, 0.25, 0.00, 0.45)),
-    Stage(400, (0.15, 0.30, 0.40, 0.00, 0.15)),
-    Stage(300, (0.27, 0.55, 0.13, 0.00, 0.05)),
-    Stage(2000, (0.22, 0.44, 0.14, 0.17, 0.03), mixed_authors=True),
+    Stage(200, (0.00, 0.00, 0.00, 0.00, 1.00)),
+    Stage(400, (0.25, 0.30, 0.20, 0.00, 0.25)),
+    Stage(1400, (0.25, 0.45, 0.10, 0.17, 0.03), mixed_authors=True),
 )
 Progress = Callable[[int, int, float, Decoder], None]
 
@@ -69,7 +69,7 @@ def pretrain(
 def decoder_config(vocab_size: int) -> DecoderConfig:
     """Return the base model's shape, about one million parameters."""
     return DecoderConfig(
-        vocab_size=vocab_size, hidden_size=128, intermediate_size=256, num_layers=4, num_heads=4, num_kv_heads=4, head_dim=32,
+        vocab_size=vocab_size, hidden_size=128, intermediate_size=256, num_layers=LAYERS, num_heads=4, num_kv_heads=4, head_dim=32,
         rope_theta=10000.0, rms_norm_eps=1e-5, tie_embeddings=True, max_positions=256,
     )
 
@@ -116,13 +116,29 @@ def make_step(graph: nnx.GraphDef, optimizer: optax.GradientTransformation) -> C
 def batch_loss(model: Decoder, batch: Batch) -> jax.Array:
     """Return the weighted cross-entropy at the slots plus the deep supervision's, each a mean over its weights."""
     batch = Batch(*(jax.sharding.reshard(part, spec("batch", None)) for part in batch))
-    hidden_BTD, residuals_LBTD = model.hidden(batch.tokens, batch.positions, batch.segments, collect=True)
+    streams_BTD = residual_streams(model, batch)
     # A one-hot product instead of a gather: its transpose is a product too, not a slow scatter.
     pick_BKT = jax.nn.one_hot(batch.at, batch.tokens.shape[1])
-    recalled_BTD = model.final_norm(residuals_LBTD[RECALL_LAYER - 1])
-    loss = _mean_loss(model, pick_BKT @ hidden_BTD, batch.target, batch.weight)
-    recall = _mean_loss(model, pick_BKT @ recalled_BTD, batch.recall, (batch.recall >= 0).astype(jnp.float32))
+    final_BKD, middle_BKD = (pick_BKT @ model.final_norm(streams_BTD[layer - 1]) for layer in (LAYERS, RECALL_LAYER))
+    loss = _mean_loss(model, final_BKD, batch.target, batch.weight)
+    recall = _mean_loss(model, middle_BKD, batch.recall, (batch.recall >= 0).astype(jnp.float32))
     return loss + RECALL_WEIGHT * recall
+
+
+def residual_streams(model: Decoder, batch: Batch) -> list[jax.Array]:
+    """Return the residual stream [B, T, D] after each layer, before the final norm.
+
+    The layers are unrolled instead of scanned as in `Decoder.hidden`: a quarter faster on CPU, where a scan's backward copies a lot.
+    """
+    mask_BTT = attention_mask(batch.segments, batch.positions, None)
+    stream_BTD = model.embedding[...].at[batch.tokens].get(out_sharding=spec("batch", None, None))
+    graph, stacked = nnx.split(model.layers)
+    streams_BTD = []
+    for index in range(LAYERS):
+        layer = nnx.merge(graph, jax.tree.map(lambda leaf: leaf[index], stacked))
+        stream_BTD = layer(stream_BTD, batch.positions, mask_BTT)
+        streams_BTD.append(stream_BTD)
+    return streams_BTD
 
 
 def _mean_loss(model: Decoder, hidden_BKD: jax.Array, target_BK: jax.Array, weight_BK: jax.Array) -> jax.Array:

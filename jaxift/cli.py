@@ -1,0 +1,164 @@
+"""The command line: parses, calls the study, and turns refused input into one line and exit code 2."""
+
+import contextlib
+import io
+import os
+import re
+import sys
+import time
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import tyro
+from pydantic import ValidationError
+from rich.console import Console
+
+from jaxift import __version__
+from jaxift.artifacts import STUDY_FILE, RunDirectory
+from jaxift.config import StudyConfig, describe, load_study, parse_study
+from jaxift.console import Reporter
+from jaxift.errors import UserError
+
+HELP = """\
+jaxift: does instruction fine-tuning teach a language model anything, or only to say what it already knows?
+
+usage: jaxift VERB ...
+
+  demo                 the whole study on a synthetic world and its embedded base model, in about two minutes
+  run CONFIG           a whole study: what is done is skipped, what is stale is done again
+  world VERB           the synthetic world: `pretrain` its base model, write its `questions`, `check` a model
+
+stages of a study, each of which can be run alone:
+  probe CONFIG         ask the base model every question, few-shot: what does it believe?
+  build CONFIG         draw instruction sets that agree (HAR), disagree (INC) or self-align (SELF) with it
+  tune CONFIG          fine-tune the base model on each set, one cell a domain, arm and seed
+  evaluate CONFIG      ask the tuned models the held-out (HOMO), in-domain (ID) and out-of-domain (OOD) questions
+  analyze CONFIG       accuracies with intervals, and how consistent their knowledge stayed
+  report CONFIG        report.md and report.html with tables and figures
+
+CONFIG is a study's YAML file (see configs/) or the directory of a started run. Every field can be overridden:
+  jaxift run configs/smollm2_arc.yaml --model.path DIR --tune.learning-rate 1e-5 --seeds 0 1 2
+  jaxift run CONFIG --help     lists the fields with their present values
+
+exit codes: 0 done, 2 refused input (one line says what and how to mend it), 130 interrupted (the same command goes on)
+"""
+
+# --tune.learning-rate for learning_rate; True/False as values, so that every field is `--name VALUE`
+_TYRO = (tyro.conf.FlagConversionOff,)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command line and returns its exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    try:
+        return _dispatch(arguments)
+    except UserError as error:
+        print(f"jaxift: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("jaxift: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        return 130
+
+
+def _dispatch(arguments: list[str]) -> int:
+    verb, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
+    if verb in ("-h", "--help", "help"):
+        print(HELP, end="")
+    elif verb in ("-V", "--version"):
+        print(f"jaxift {__version__}")
+    elif verb == "demo":
+        _study(_override(_demo_config(rest), rest, "jaxift demo"), None)
+    elif verb == "world":
+        from jaxift.world.commands import main as world  # imported here: it brings JAX, which a wrong verb need not wait for
+
+        world(rest, Console())
+    elif verb in VERBS:
+        _study(_configured(verb, rest), VERBS[verb])
+    else:
+        raise UserError(f"unknown verb {verb!r}; known are demo, world, {', '.join(VERBS)}; see jaxift --help")
+    return 0
+
+
+VERBS: dict[str, tuple[str, ...] | None] = {
+    "run": None,
+    **{stage: (stage,) for stage in ("probe", "build", "tune", "evaluate", "analyze", "report")},
+}
+
+
+def _configured(verb: str, rest: list[str]) -> StudyConfig:
+    """The study that a verb's arguments name, overrides applied."""
+    if rest[:1] in ([], ["-h"], ["--help"]):
+        if not rest:
+            raise UserError(f"jaxift {verb} needs a CONFIG: a study's YAML file or the directory of a started run")
+        return _override(_demo_config([]), ["--help"], f"jaxift {verb} CONFIG")
+    target, overrides = Path(rest[0]), rest[1:]
+    if target.is_dir():
+        config = load_study(target / STUDY_FILE).model_copy(update={"run_dir": str(target)})
+    elif "://" in rest[0]:
+        config = parse_study(RunDirectory.open(rest[0]).read_text(STUDY_FILE), rest[0])
+    else:
+        config = load_study(target)
+    return _override(config, overrides, f"jaxift {verb} {rest[0]}")
+
+
+def _demo_config(rest: Sequence[str]) -> StudyConfig:
+    """The demo's study, its model path and question folder filled in; the questions are written into the run."""
+    from jaxift.world import MODEL_DIR, write_questions
+
+    text = resources.files("jaxift.world").joinpath("demo.yaml").read_text(encoding="utf-8")
+    config = parse_study(text, "demo.yaml")
+    config = config.model_copy(update={"model": config.model.model_copy(update={"path": str(MODEL_DIR)})})
+    run_dir = _override(config, [argument for argument in rest if argument not in ("-h", "--help")], "jaxift demo").run_path
+    if "-h" in rest or "--help" in rest:
+        return config
+    questions = RunDirectory.create(run_dir).root / "questions"
+    write_questions(Path(questions))
+    return config.model_copy(update={"data_dir": str(questions)})
+
+
+def _override(config: StudyConfig, arguments: list[str], program: str) -> StudyConfig:
+    """Applies `--field.name VALUE` arguments; raises UserError where one is unknown or has a bad value."""
+    errors = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(errors):
+            return tyro.cli(StudyConfig, default=config, args=arguments, prog=program, config=_TYRO)
+    except ValidationError as error:
+        raise UserError(describe(error, program)) from None
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise UserError(f"{_one_line(errors.getvalue())}; see {program} --help") from None
+
+
+def _one_line(box: str) -> str:
+    """The message inside tyro's box of an error, without the frame and its hint."""
+    lines = [re.sub(r"[╭╮╰╯│─]", " ", line).strip() for line in box.splitlines()]
+    lines = [line for line in lines if line and not line.startswith("For full helptext")]
+    return " ".join(lines[1:] or lines)
+
+
+def _study(config: StudyConfig, stages: tuple[str, ...] | None) -> None:
+    """Runs stages of a study (None: all), then prints what came out."""
+    from jaxift.study import STAGES, Study
+
+    console, started = Console(), time.monotonic()
+    study = Study(config)
+    console.print(f"study {config.name} in {config.run_path}", highlight=False, markup=False)
+    study.execute(stages or STAGES, Reporter(console))
+    if (stages or STAGES)[-1] in ("analyze", "report"):
+        _print_findings(study.run, console)
+    if (stages or STAGES)[-1] == "report":
+        console.print(f"report: {study.run.root / 'report.html'}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"{time.monotonic() - started:.1f} s in all", highlight=False)
+
+
+def _print_findings(run: RunDirectory, console: Console) -> None:
+    from jaxift.stages.report import exp1_table
+
+    analysis: dict[str, Any] = run.read_json("analysis.json")
+    console.print(exp1_table(analysis))
+
+

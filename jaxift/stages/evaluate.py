@@ -1,0 +1,50 @@
+"""Evaluate: one cell, zero-shot on its domain's three test sets."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from flax import nnx
+
+from jaxift.artifacts import RunDirectory
+from jaxift.config import BASE, TEST_SETS, Cell, DomainConfig, StudyConfig
+from jaxift.data.prompts import STYLES, instruction_prompt
+from jaxift.data.questions import Question
+from jaxift.models.weights import LanguageModel
+from jaxift.scoring.belief import beliefs
+from jaxift.scoring.engine import Progress
+from jaxift.tuning.checkpoint import restore_params
+
+
+def evaluate(
+    config: StudyConfig,
+    run: RunDirectory,
+    cell: Cell,
+    domain: DomainConfig,
+    splits: Mapping[str, Sequence[Question]],
+    base: LanguageModel,
+    progress: Progress | None = None,
+) -> list[str]:
+    """Writes cells/ID/scores/SET.parquet with the columns of `Belief.row`; returns the files.
+
+    The model is read from the cell's checkpoints; the BASE cell is the base model itself.
+    """
+    model = base
+    if cell.arm != BASE:
+        model = base.with_state(restore_params(run.path(cell.checkpoints), nnx.state(base.decoder)))
+    style = config.probe.prompt
+    files = [f"cells/{cell.id}/cell.json"]
+    run.write_json(files[0], {"id": cell.id, **dataclasses.asdict(cell)})
+    for test_set in TEST_SETS:
+        questions = splits[test_set]
+        found = beliefs(
+            model,
+            questions,
+            lambda question: instruction_prompt(style, domain.words or domain.name, question),
+            STYLES[style].instruction,
+            config.probe,
+            batch_tokens=config.batch_tokens,
+            progress=progress,
+        )
+        files.append(f"cells/{cell.id}/scores/{test_set}.parquet")
+        run.write_rows(files[-1], [belief.row(question) for question, belief in zip(questions, found, strict=True)])
+    return files

@@ -1,0 +1,93 @@
+"""Measures a base model of the world against what is known about its corpus."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from rich.table import Table
+
+from jaxift.config import ProbeConfig
+from jaxift.data.prompts import STYLES, instruction_prompt, probe_prompt
+from jaxift.data.questions import Question, demonstrations
+from jaxift.models.weights import LanguageModel, load
+from jaxift.scoring.belief import beliefs
+from jaxift.world.facts import EXPOSURES, build_world
+from jaxift.world.questions import domain_questions
+from jaxift.world.words import STUDY_DOMAINS
+
+STYLE = "world"
+PROBE = ProbeConfig(prompt=STYLE, shots=5, rotations=True)
+
+
+@dataclass(frozen=True)
+class DomainCheck:
+    """What the model knows of a domain's training pool: accuracies few-shot (over the option rotations) and zero-shot.
+
+    `few_by_class` and `zero_by_class` are in the order of `EXPOSURES`; `har` and `inc` count the items that the model is sure of, above
+    the probe's threshold, and gets right and wrong.
+    """
+
+    domain: str
+    few_by_class: tuple[float, ...]
+    zero_by_class: tuple[float, ...]
+    few: float
+    zero: float
+    har: int
+    inc: int
+
+
+def check(model_dir: Path, progress: Callable[[str], None] | None = None) -> list[DomainCheck]:
+    """Probe every study domain's training pool with the model of a folder; `progress` is told each domain as it begins."""
+    model, checks = load(model_dir), []
+    for domain in STUDY_DOMAINS:
+        if progress:
+            progress(domain)
+        checks.append(_check_domain(model, domain))
+    return checks
+
+
+def check_table(checks: Sequence[DomainCheck]) -> Table:
+    """Lay out checks as a table to be printed with rich: a line a domain, then their mean."""
+    table = Table(title="Accuracy on the training pools by exposure in pretraining, and items that qualify")
+    for heading in ("domain", "asked", *EXPOSURES, "all", "HAR", "INC"):
+        table.add_column(heading, justify="left" if heading in ("domain", "asked") else "right")
+    for item in checks:
+        table.add_row(item.domain, "5-shot quiz", *_shares(item.few_by_class), f"{item.few:.3f}", str(item.har), str(item.inc))
+        table.add_row("", "0-shot instruction", *_shares(item.zero_by_class), f"{item.zero:.3f}", end_section=True)
+    for asked, classes, total in (("5-shot quiz", "few_by_class", "few"), ("0-shot instruction", "zero_by_class", "zero")):
+        means = np.mean([getattr(item, classes) for item in checks], axis=0)
+        name = "mean" if total == "few" else ""
+        table.add_row(name, asked, *_shares(means), f"{np.mean([getattr(item, total) for item in checks]):.3f}")
+    return table
+
+
+def _shares(values: Sequence[float]) -> list[str]:
+    return [f"{value:.2f}" for value in values]
+
+
+def _check_domain(model: LanguageModel, domain: str) -> DomainCheck:
+    """Probe one domain: few-shot over the option rotations, and zero-shot as an instruction."""
+    splits = domain_questions(build_world(), domain)
+    pool, dev = ([_typed(item) for item in splits[split]] for split in ("train", "dev"))
+    exposures = np.array([item["exposure"] for item in splits["train"]])
+    shown = demonstrations(dev, PROBE.shots, PROBE.demonstration_seed)
+    style, gold = STYLES[STYLE], np.array([question.answer for question in pool])
+    few = beliefs(model, pool, partial(probe_prompt, STYLE, domain, shown), style.probe, PROBE, rotations=True)
+    zero = beliefs(model, pool, partial(instruction_prompt, STYLE, domain), style.instruction, PROBE)
+    few_probs, zero_probs = (np.stack([belief.probs for belief in found]) for found in (few, zero))
+    few_right, zero_right = few_probs.argmax(-1) == gold, zero_probs.argmax(-1) == gold
+    sure = few_probs.max(-1) > PROBE.threshold
+    return DomainCheck(
+        domain, _by_class(few_right, exposures), _by_class(zero_right, exposures), float(few_right.mean()),
+        float(zero_right.mean()), int((sure & few_right).sum()), int((sure & ~few_right).sum()),
+    )  # fmt: skip
+
+
+def _by_class(right: np.ndarray, exposures: np.ndarray) -> tuple[float, ...]:
+    return tuple(float(right[exposures == exposure].mean()) for exposure in EXPOSURES)
+
+
+def _typed(item: dict) -> Question:
+    return Question(item["id"], item["question"], tuple(item["options"]), item["answer"], item["subject"])

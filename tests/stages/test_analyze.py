@@ -1,0 +1,258 @@
+"""The analyze stage on a made-up run directory: every number against a slow, plain computation."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from jaxift.artifacts import RunDirectory
+from jaxift.config import BASE, SPLITS, TEST_SETS, Cell, StudyConfig
+from jaxift.errors import UserError
+from jaxift.stages.analyze import analyze
+
+ARMS = ("HAR", "INC", "SELF")
+SKILL = {BASE: 0.6, "HAR": 1.6, "INC": 0.4, "SELF": 1.2}
+SIZES = {"train": 30, "homo": 90, "id": 70, "ood": 110}
+
+
+def make_config(domains=("medicine", "history"), seeds=(0, 1), resamples=200, prompt="paper", **fields):
+    source = {"path": "questions.jsonl"}
+    return StudyConfig.model_validate(
+        {
+            "name": "made-up",
+            "model": {"path": "models/<script>alert(1)</script>|`x`"},
+            "domains": [{"name": name} | {split: [source] for split in ("dev", *SPLITS)} for name in domains],
+            "seeds": seeds,
+            "probe": {"prompt": prompt},
+            "analyze": {"resamples": resamples},
+            **fields,
+        }
+    )
+
+
+def all_cells(config):
+    cells = []
+    for domain in config.domains:
+        cells.append(Cell(domain.name, BASE))
+        cells += [Cell(domain.name, arm, seed) for arm in config.build.arms for seed in config.seeds]
+    return cells
+
+
+def answer(rng, row_id, gold, options, skill):
+    """A row of scores: Gumbel noise, and `skill` for the true option."""
+    scores = rng.gumbel(size=options)
+    scores[gold] += skill
+    scores -= np.log(np.exp(scores).sum())
+    probs, pred = np.exp(scores), int(scores.argmax())
+    return {
+        "id": row_id,
+        "subject": "anything",
+        "gold": gold,
+        "scores": scores.tolist(),
+        "probs": probs.tolist(),
+        "pred": pred,
+        "pred_prob": float(probs[pred]),
+        "gold_prob": float(probs[gold]),
+        "correct": pred == gold,
+    }
+
+
+def write_study(run, config, cells):
+    """Probe, scores and arm manifests of a study whose arms differ as SKILL says; OOD is one set for all domains."""
+    for domain in config.domains:
+        for split, size in SIZES.items():
+            name = "shared" if split == "ood" else domain.name
+            draw = np.random.default_rng([size, len(name)])
+            items = [(f"{name}-{split}-{n}", int(draw.integers(2)), int(draw.integers(2, 6))) for n in range(size)]
+            rng = np.random.default_rng([size, *domain.name.encode()])
+            rows = [answer(rng, *item, 1.0) for item in items]
+            texts = [{"question": f"{row['id']} <b>?", "options": [str(n) for n in row["probs"]]} for row in rows]
+            if split == "ood":
+                texts = [{"question": row["id"], "options": ["x"] * len(row["probs"])} for row in rows]
+            run.write_rows(f"probe/{domain.name}/{split}.parquet", [r | t for r, t in zip(rows, texts, strict=True)])
+            for cell in [cell for cell in cells if cell.domain == domain.name and split != "train"]:
+                rng = np.random.default_rng([size, *cell.id.encode()])
+                rows = [answer(rng, *item, SKILL[cell.arm]) for item in items]
+                run.write_rows(f"cells/{cell.id}/scores/{split}.parquet", rows[::-1])
+        for seed in config.seeds:
+            arms = {arm: {"items": 20, "letters": {"A": 15, "B": 5}} for arm in ARMS}
+            run.finish(f"arms/{domain.name}/s{seed}", "key", [], arms=arms, qualifying={"HAR": 25, "INC": 20})
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    config = make_config()
+    run = RunDirectory.create(str(tmp_path_factory.mktemp("run")))
+    write_study(run, config, all_cells(config))
+    assert analyze(config, run, all_cells(config)) == ["analysis.json"]
+    return config, run
+
+
+def rows_by_id(run, path):
+    return {row["id"]: row for row in run.read_rows(path)}
+
+
+def slow_metrics(run, cell, test_set):
+    """The protocol's definitions, item by item."""
+    base = rows_by_id(run, f"probe/{cell.domain}/{test_set}.parquet")
+    tuned = rows_by_id(run, f"cells/{cell.id}/scores/{test_set}.parquet")
+    ranks, kls = [], []
+    for name, row in base.items():
+        p, q = row["probs"], tuned[name]["probs"]
+        ranks.append(stats.pearsonr(stats.rankdata(-np.array(p), "dense"), stats.rankdata(-np.array(q), "dense"))[0])
+        kls.append(sum(a * math.log(a / b) for a, b in zip(p, q, strict=True)))
+    return {
+        "n": len(base),
+        "accuracy": np.mean([row["correct"] for row in tuned.values()]),
+        "base_accuracy": np.mean([row["correct"] for row in base.values()]),
+        "rank_consistency": np.mean(ranks),
+        "kl": np.mean(kls),
+        "agreement": np.mean([row["pred"] == tuned[name]["pred"] for name, row in base.items()]),
+        "right_to_wrong": sum(row["correct"] and not tuned[name]["correct"] for name, row in base.items()),
+        "wrong_to_right": sum(tuned[name]["correct"] and not row["correct"] for name, row in base.items()),
+    }
+
+
+def test_every_cell_agrees_with_the_slow_metrics(study):
+    config, run = study
+    entries = run.read_json("analysis.json")["cells"]
+    assert [entry["id"] for entry in entries] == [cell.id for cell in all_cells(config)]
+    for cell, entry in zip(all_cells(config), entries, strict=True):
+        for test_set in TEST_SETS:
+            found = dict(entry["sets"][test_set])
+            low, high = found.pop("interval")
+            assert low <= found["accuracy"] <= high
+            assert found == pytest.approx(slow_metrics(run, cell, test_set), abs=1e-9)
+
+
+def test_exp1_is_the_macro_average_over_seeds_and_domains(study):
+    config, run = study
+    analysis = run.read_json("analysis.json")
+    cells = {entry["id"]: entry["sets"] for entry in analysis["cells"]}
+    for test_set in TEST_SETS:
+        means = {}
+        for arm in ARMS:
+            by_domain = [
+                np.mean([cells[Cell(d.name, arm, s).id][test_set]["accuracy"] for s in config.seeds])
+                for d in config.domains
+            ]
+            found = analysis["exp1"]["accuracy"][arm][test_set]
+            means[arm] = np.mean(by_domain)
+            assert found["accuracy"] == pytest.approx(means[arm])
+            assert [found["by_domain"][d.name]["accuracy"] for d in config.domains] == pytest.approx(by_domain)
+        difference = analysis["exp1"]["differences"]["HAR-INC"][test_set]
+        assert difference["difference"] == pytest.approx(means["HAR"] - means["INC"])
+        assert difference["interval"][0] < difference["difference"] < difference["interval"][1]
+    assert analysis["exp1"]["differences"]["HAR-INC"]["ood"]["paper"] == 0.1457
+    assert analysis["exp1"]["differences"]["HAR-SELF"]["ood"]["paper"] is None
+    assert set(analysis["exp1"]["accuracy"]) == {"BASE_FEW_SHOT", BASE, *ARMS}
+
+
+def test_questions_that_domains_share_do_not_narrow_the_interval(study):
+    config, run = study
+    few_shot = run.read_json("analysis.json")["exp1"]["accuracy"]["BASE_FEW_SHOT"]
+
+    def width(entry):
+        return entry["interval"][1] - entry["interval"][0]
+
+    one = make_config(domains=("medicine",))
+    cells = [cell for cell in all_cells(config) if cell.domain == "medicine" and cell.arm == BASE]
+    copy = RunDirectory.create(str(run.root / "twice"))
+    for name in ("medicine", "history"):
+        for test_set in TEST_SETS:
+            copy.write_rows(f"probe/{name}/{test_set}.parquet", run.read_rows(f"probe/medicine/{test_set}.parquet"))
+    analyze(make_config(), copy, [])
+    twice = copy.read_json("analysis.json")["exp1"]["accuracy"]["BASE_FEW_SHOT"]
+    analyze(one, run, cells)
+    single = run.read_json("analysis.json")["exp1"]["accuracy"]["BASE_FEW_SHOT"]
+    analyze(config, run, all_cells(config))
+    for test_set in TEST_SETS:
+        assert twice[test_set]["interval"] == single[test_set]["interval"]
+    assert width(few_shot["homo"]) < width(single["homo"])
+
+
+def test_consistency_averages_the_cells(study):
+    _, run = study
+    analysis = run.read_json("analysis.json")
+    chosen = [entry["sets"]["id"] for entry in analysis["cells"] if entry["arm"] == "SELF"]
+    found = analysis["consistency"]["SELF"]["id"]
+    assert found["rank_consistency"] == pytest.approx(np.mean([entry["rank_consistency"] for entry in chosen]))
+    assert found["wrong_to_right"] == pytest.approx(np.mean([entry["wrong_to_right"] / entry["n"] for entry in chosen]))
+
+
+def test_exp4_uses_the_tuned_cells(study):
+    _, run = study
+    entry = run.read_json("analysis.json")["exp4"]["homo"]
+    assert entry["cells"] == 12
+    assert -1 <= entry["partial_spearman"] <= 1
+    assert entry["reason"] is None
+
+
+def test_same_input_gives_same_bytes(study):
+    config, run = study
+    before = run.read_text("analysis.json")
+    analyze(config, run, all_cells(config))
+    assert run.read_text("analysis.json") == before
+    json.loads(before, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+
+def test_partial_study_says_what_is_missing(study):
+    config, run = study
+    cells = [Cell("medicine", BASE), Cell("medicine", "HAR", 0), Cell("medicine", "INC", 1), Cell("history", "INC", 0)]
+    analyze(config, run, cells)
+    analysis = run.read_json("analysis.json")
+    analyze(config, run, all_cells(config))
+    assert set(analysis["missing"]) == {cell.id for cell in all_cells(config)} - {cell.id for cell in cells}
+    assert "HAR-INC" not in analysis["exp1"]["differences"]  # no domain has both arms with the same seed
+    assert set(analysis["exp1"]["accuracy"]["INC"]["id"]["by_domain"]) == {"medicine", "history"}
+    assert analysis["exp4"]["id"]["partial_spearman"] is None
+    assert "3 tuned cells" in analysis["exp4"]["id"]["reason"]
+
+
+def broken_run(tmp_path, change):
+    config = make_config(domains=("medicine",), seeds=(0,))
+    cells = all_cells(config)
+    run = RunDirectory.create(str(tmp_path))
+    write_study(run, config, cells)
+    path = f"cells/{cells[1].id}/scores/id.parquet"
+    rows = run.read_rows(path)
+    change(rows)
+    run.write_rows(path, rows)
+    return config, run, cells
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda rows: rows.pop(), "not those of"),
+        (lambda rows: rows[3].update(id="another"), "not those of"),
+        (lambda rows: rows[3].update(gold=1 - rows[3]["gold"]), "not those of"),
+        (lambda rows: rows[3].update(scores=[math.nan] * len(rows[3]["scores"])), "1 questions have scores"),
+    ],
+)
+def test_scores_that_do_not_fit_are_refused(tmp_path, change, message):
+    with pytest.raises(UserError, match=message):
+        analyze(*broken_run(tmp_path, change))
+
+
+def test_unprobed_run_is_refused(tmp_path):
+    with pytest.raises(UserError, match="run the probe stage"):
+        analyze(make_config(), RunDirectory.create(str(tmp_path)), [])
+
+
+def test_cells_without_their_probe_are_refused(tmp_path):
+    run = RunDirectory.create(str(tmp_path))
+    with pytest.raises(UserError, match=r"homo\.parquet: missing"):
+        analyze(make_config(), run, [Cell("history", BASE)])
+
+
+def test_two_questions_with_one_id_are_refused(tmp_path):
+    config = make_config(domains=("medicine",), seeds=(0,))
+    run = RunDirectory.create(str(tmp_path))
+    write_study(run, config, [])
+    rows = run.read_rows("probe/medicine/homo.parquet")
+    run.write_rows("probe/medicine/homo.parquet", [*rows, rows[0]])
+    with pytest.raises(UserError, match="share an id"):
+        analyze(config, run, [])

@@ -1,0 +1,60 @@
+import json
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from jaxift.data.tokenizer import Tokenizer
+from jaxift.models.weights import hf_tensors, load
+from jaxift.world import MODEL_DIR, write_questions
+from jaxift.world import pretrain as recipe
+from jaxift.world.corpus import context_of, instruction_prompt, quiz_prompt, structural_words
+from jaxift.world.facts import build_world
+from jaxift.world.rows import Stage, vocabulary
+from jaxift.world.words import LETTERS, SPECIALS
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    monkeypatch.setattr(recipe, "ROWS", 4)
+    monkeypatch.setattr(recipe, "STAGES", (Stage(40, (0.0, 0.0, 0.0, 0.0, 1.0)), Stage(8, (1, 1, 1, 1, 1), mixed_authors=True)))
+
+
+def test_pretraining_lowers_the_loss_and_repeats_itself(tiny, tmp_path):
+    seen = []
+    first = recipe.pretrain(tmp_path / "a", seed=3, progress=lambda step, total, loss, model: seen.append((step, total)))
+    assert np.mean(first[30:40]) < 0.6 * first[0]
+    assert seen == [(step, 48) for step in range(1, 49)]
+    short = recipe.pretrain(tmp_path / "b", seed=3, steps_scale=0.125)
+    again = recipe.pretrain(tmp_path / "c", seed=3, steps_scale=0.125)
+    assert short == again
+    for name in ("model.safetensors", "tokenizer.json", "config.json"):
+        assert (tmp_path / "b" / name).read_bytes() == (tmp_path / "c" / name).read_bytes()
+    loaded = load(tmp_path / "a")
+    for name, tensor in load_file(tmp_path / "a" / "model.safetensors").items():
+        np.testing.assert_array_equal(tensor, hf_tensors(loaded.decoder)[name])
+
+
+def test_embedded_model_is_small_and_its_tokenizer_knows_every_word(tmp_path):
+    assert sum(path.stat().st_size for path in MODEL_DIR.iterdir()) <= 6e6
+    assert json.loads((MODEL_DIR / "config.json").read_text())["architectures"] == ["LlamaForCausalLM"]
+    tokenizer = Tokenizer.load(MODEL_DIR)
+    ids = {word: tokenizer.backend.convert_tokens_to_ids(word) for word in (*SPECIALS, *LETTERS, *structural_words())}
+    assert [tokenizer.backend.pad_token, tokenizer.backend.bos_token, tokenizer.backend.eos_token] == list(SPECIALS[:3])
+    unknown = ids.pop("<unk>")
+    assert unknown not in ids.values()
+    facts = {fact.question: fact for fact in build_world().facts}
+    for path in write_questions(tmp_path):
+        for item in map(json.loads, path.read_text().splitlines()):
+            context = context_of(facts[item["question"]])
+            for text in (quiz_prompt(item["question"], item["options"]),
+                         instruction_prompt(item["question"], item["options"], context)):
+                tokens = tokenizer.encode(text)
+                assert len(tokens) == 1 + len(text.split())
+                assert tokens[0] == ids["<bos>"]
+                assert unknown not in tokens
+
+
+def test_embedded_tokenizer_has_the_vocabulary_of_the_world():
+    backend = Tokenizer.load(MODEL_DIR).backend
+    assert backend.get_vocab() == vocabulary(build_world())
