@@ -1,9 +1,9 @@
 """jaxift: does instruction fine-tuning teach a language model anything, or only to say what it already knows?
 
-    import jaxift
-    model = jaxift.load("path/to/huggingface/folder")
-    [score] = jaxift.score(model, [jaxift.Request("The capital of France is", (" Paris", " Rome"))])
-    print(score.logprobs, score.is_greedy)
+import jaxift
+model = jaxift.load("path/to/huggingface/folder")
+[score] = jaxift.score(model, [jaxift.Request("The capital of France is", (" Paris", " Rome"))])
+print(score.logprobs, score.is_greedy)
 """
 
 from importlib import import_module

@@ -56,7 +56,9 @@ class RunDirectory:
             probe.write_text("")
             probe.unlink()
         except OSError as error:
-            raise UserError(f"run directory {path}: cannot be written ({error}); set run_dir to a writable path") from None
+            raise UserError(
+                f"run directory {path}: cannot be written ({error}); set run_dir to a writable path"
+            ) from None
         return cls(root)
 
     @classmethod
@@ -97,7 +99,9 @@ class RunDirectory:
         try:
             return json.loads(self.read_text(relative))
         except json.JSONDecodeError as error:
-            raise UserError(f"{self.root / relative}: damaged JSON ({error}); delete it and run the stage again") from None
+            raise UserError(
+                f"{self.root / relative}: damaged JSON ({error}); delete it and run the stage again"
+            ) from None
 
     def write_jsonl(self, relative: str, rows: Iterable[Mapping[str, Any]]) -> None:
         """Writes one JSON object a line."""
@@ -105,7 +109,8 @@ class RunDirectory:
 
     def read_jsonl(self, relative: str) -> list[dict[str, Any]]:
         """Reads one JSON object a line."""
-        return [json.loads(line) for line in self.read_text(relative).splitlines() if line.strip()]
+        # split at newlines alone: a JSON text may hold U+2028 and the like, which splitlines() takes for line ends
+        return [json.loads(line) for line in self.read_text(relative).split("\n") if line.strip()]
 
     def write_rows(self, relative: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Writes rows as parquet; all rows have the same keys."""

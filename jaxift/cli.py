@@ -72,9 +72,9 @@ def _dispatch(arguments: list[str]) -> int:
     elif verb == "demo":
         _study(_override(_demo_config(rest), rest, "jaxift demo"), None)
     elif verb == "world":
-        from jaxift.world.commands import main as world  # imported here: it brings JAX, which a wrong verb need not wait for
+        from jaxift.world import commands  # imported here: a wrong verb need not wait for it
 
-        world(rest, Console())
+        commands.main(_parsed(commands.Verb, rest, "jaxift world"), Console())
     elif verb in VERBS:
         _study(_configured(verb, rest), VERBS[verb])
     else:
@@ -111,7 +111,9 @@ def _demo_config(rest: Sequence[str]) -> StudyConfig:
     text = resources.files("jaxift.world").joinpath("demo.yaml").read_text(encoding="utf-8")
     config = parse_study(text, "demo.yaml")
     config = config.model_copy(update={"model": config.model.model_copy(update={"path": str(MODEL_DIR)})})
-    run_dir = _override(config, [argument for argument in rest if argument not in ("-h", "--help")], "jaxift demo").run_path
+    run_dir = _override(
+        config, [argument for argument in rest if argument not in ("-h", "--help")], "jaxift demo"
+    ).run_path
     if "-h" in rest or "--help" in rest:
         return config
     questions = RunDirectory.create(run_dir).root / "questions"
@@ -121,10 +123,15 @@ def _demo_config(rest: Sequence[str]) -> StudyConfig:
 
 def _override(config: StudyConfig, arguments: list[str], program: str) -> StudyConfig:
     """Applies `--field.name VALUE` arguments; raises UserError where one is unknown or has a bad value."""
+    return _parsed(StudyConfig, arguments, program, config)
+
+
+def _parsed(kind: Any, arguments: list[str], program: str, default: Any = tyro.MISSING_NONPROP) -> Any:
+    """Parses arguments into `kind` by tyro; its boxed error messages become UserErrors of one line."""
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):
-            return tyro.cli(StudyConfig, default=config, args=arguments, prog=program, config=_TYRO)
+            return tyro.cli(kind, default=default, args=arguments, prog=program, config=_TYRO)
     except ValidationError as error:
         raise UserError(describe(error, program)) from None
     except SystemExit as stop:
@@ -137,7 +144,8 @@ def _one_line(box: str) -> str:
     """The message inside tyro's box of an error, without the frame and its hint."""
     lines = [re.sub(r"[╭╮╰╯│─]", " ", line).strip() for line in box.splitlines()]
     lines = [line for line in lines if line and not line.startswith("For full helptext")]
-    return " ".join(lines[1:] or lines)
+    text = " ".join(lines[1:] or lines)
+    return re.sub(r" \[type=.*$", "", text)  # pydantic appends its error's type, the input, and a link
 
 
 def _study(config: StudyConfig, stages: tuple[str, ...] | None) -> None:
@@ -160,5 +168,3 @@ def _print_findings(run: RunDirectory, console: Console) -> None:
 
     analysis: dict[str, Any] = run.read_json("analysis.json")
     console.print(exp1_table(analysis))
-
-

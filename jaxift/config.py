@@ -233,7 +233,9 @@ def describe(error: ValidationError, source: str) -> str:
     findings = []
     for item in error.errors():
         field = ".".join(str(part) for part in item["loc"])
-        message = "is not a known key; remove it or check its spelling" if item["type"] == "extra_forbidden" else item["msg"]
+        message = (
+            "is not a known key; remove it or check its spelling" if item["type"] == "extra_forbidden" else item["msg"]
+        )
         findings.append(f"{field}: {message}" if field else message.removeprefix("Value error, "))
     return f"{source}: " + "; ".join(findings)
 

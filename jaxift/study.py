@@ -113,7 +113,9 @@ class Study:
         for unit in self.units(stage):
             state = self.run.state(unit.name, unit.key)
             if state != "done":
-                raise UserError(f"{self.run.root}: {unit.name} is {state}; run `jaxift {stage}` with the same arguments first")
+                raise UserError(
+                    f"{self.run.root}: {unit.name} is {state}; run `jaxift {stage}` with the same arguments first"
+                )
 
     def _execute(self, stage: str, reporter: Reporter) -> None:
         units = self.units(stage)
@@ -175,7 +177,11 @@ class Study:
         items = (self.run.manifest(arms) or {"files": {}})["files"].get(f"{arms}/{cell.arm}.jsonl")
         settings = self.config.tune.model_dump(exclude={"checkpoint_every"})
         key = self._key("tune", items, settings, self._model_key, cell.seed)
-        return Unit(f"cells/{cell.id}/tune", key, lambda advance: (tune_cell(self.config, self.run, cell, self.model, advance), {}))
+        return Unit(
+            f"cells/{cell.id}/tune",
+            key,
+            lambda advance: (tune_cell(self.config, self.run, cell, self.model, advance), {}),
+        )
 
     def _evaluate_unit(self, cell: Cell) -> Unit:
         from jaxift.stages.evaluate import evaluate

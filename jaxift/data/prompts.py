@@ -46,7 +46,9 @@ _PAPER_HEADER = "The following are multiple choice questions about {domain}. Ple
 STYLES = {
     # as in the authors' release: no space between "Answer:" and the letter, a space before the header's newlines
     "paper": Style(
-        probe=Template(_PAPER_HEADER, "{question}\n", "{letter}. {option}\n", "Answer:", "", "letter_and_option", "\n\n"),
+        probe=Template(
+            _PAPER_HEADER, "{question}\n", "{letter}. {option}\n", "Answer:", "", "letter_and_option", "\n\n"
+        ),
         instruction=Template(_PAPER_HEADER, "{question}\n", "{letter}. {option}\n", "Answer:", "", wrapper=CHAT),
     ),
     # the options' own text is the continuation, so they are not listed

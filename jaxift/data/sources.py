@@ -22,12 +22,17 @@ def read_domain(domain: DomainConfig, data_dir: str) -> dict[str, list[Question]
     splits = {split: read_sources(getattr(domain, split), data_dir) for split in ("dev", *SPLITS)}
     for split in SPLITS:
         if not splits[split]:
-            raise UserError(f"domain {domain.name}: its {split} set is empty; check the files and limits of domains.{split}")
+            raise UserError(
+                f"domain {domain.name}: its {split} set is empty; check the files and limits of domains.{split}"
+            )
     trained = {question.id for question in splits["train"]}
     for split in SPLITS[1:]:
         shared = [question.id for question in splits[split] if question.id in trained]
         if shared:
-            raise UserError(f"domain {domain.name}: {split} holds {len(shared)} training questions, e.g. {shared[0]}; make the sets disjoint")
+            raise UserError(
+                f"domain {domain.name}: {split} holds {len(shared)} training questions, e.g. {shared[0]}; "
+                "make the sets disjoint"
+            )
     return splits
 
 
@@ -37,7 +42,9 @@ def read_sources(sources: Sequence[QuestionSource], data_dir: str) -> list[Quest
     seen: set[str] = set()
     for question in questions:
         if question.id in seen:
-            raise UserError(f"{', '.join(source.path for source in sources)}: id {question.id} occurs twice; make ids unique")
+            raise UserError(
+                f"{', '.join(source.path for source in sources)}: id {question.id} occurs twice; make ids unique"
+            )
         seen.add(question.id)
     return questions
 
@@ -107,10 +114,11 @@ def _answer_index(answer: Any, options: Sequence[str], where: str) -> int:
     """The index that an answer means: an index, an option's text, or a letter (a text is looked for first)."""
     if isinstance(answer, int) and not isinstance(answer, bool):
         return answer
-    if answer in options:
-        return list(options).index(answer)
-    if isinstance(answer, str) and len(answer) == 1 and answer in LETTERS:
-        return LETTERS.index(answer)
+    if isinstance(answer, str):
+        if answer in options:
+            return list(options).index(answer)
+        if len(answer) == 1 and answer in LETTERS:
+            return LETTERS.index(answer)
     raise UserError(f"{where}: answer {answer!r} is not among the options; give an index, a letter or an option's text")
 
 
@@ -122,6 +130,10 @@ def _mmlu_rows(text: str, path: epath.Path) -> Iterator[Question]:
             raise UserError(f"{where}: has {len(row)} columns; expected question, options, letter")
         question, *options, letter = row
         if len(letter) != 1 or letter not in LETTERS[: len(options)]:
-            raise UserError(f"{where}: answer {letter!r} is not among the options; expected a letter A to {LETTERS[len(options) - 1]}")
+            raise UserError(
+                f"{where}: answer {letter!r} is not among the options; give a letter A to {LETTERS[len(options) - 1]}"
+            )
         answer = LETTERS.index(letter)
-        yield _checked(where, id=f"{path.stem}-{number}", question=question, options=tuple(options), answer=answer, subject=subject)
+        yield _checked(
+            where, id=f"{path.stem}-{number}", question=question, options=tuple(options), answer=answer, subject=subject
+        )

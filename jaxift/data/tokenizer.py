@@ -1,4 +1,4 @@
-"""Text to token ids: one explicit policy for the beginning of a sequence and for the seam of context and continuation."""
+"""Text to token ids: one explicit policy for where a sequence begins and for the seam of its two parts."""
 
 import dataclasses
 import sys
@@ -31,7 +31,7 @@ class Tokenizer:
         except Exception as error:  # transformers and tokenizers raise many kinds here, some of them bare Exception
             raise UserError(f"{folder}: its tokenizer cannot be loaded: {error}") from None
         backend.model_max_length = sys.maxsize  # the length limit is the model's, checked where rows are made
-        return cls(backend, _bos_id(backend, bos, folder), backend.eos_token_id)
+        return cls(backend, _bos_id(backend, bos, folder), _single_id(backend.eos_token_id))
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text that begins a sequence, BOS included once where the policy has one."""
@@ -57,8 +57,13 @@ class Tokenizer:
 
 
 def _bos_id(backend: PreTrainedTokenizerBase, policy: str, folder: Path) -> int | None:
-    bos = backend.bos_token_id
+    bos = _single_id(backend.bos_token_id)
     if policy == "always" and bos is None:
         raise UserError(f"{folder}: bos is `always`, but the tokenizer has no BOS token; use `auto` or `never`")
     adds_itself = bos is not None and backend("a").input_ids[:1] == [bos]
     return bos if policy == "always" or (policy == "auto" and adds_itself) else None
+
+
+def _single_id(value: object) -> int | None:
+    """A special token's id where the tokenizer has exactly one."""
+    return value if isinstance(value, int) else None

@@ -59,12 +59,20 @@ def decoder_config(hf: Mapping[str, Any], source: str) -> DecoderConfig:
     family = FAMILIES[kind]
     problems = _not_understood(hf, family)
     values = {**family.defaults, **hf}
-    missing = [name for name in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads") if name not in values]
+    missing = [
+        name
+        for name in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+        if name not in values
+    ]
     if missing:
         problems.append(f"{', '.join(missing)} missing")
     theta, rope_problem = _rope_theta(values)
     if problems or rope_problem:
-        raise UserError(f"{source}: " + "; ".join([*problems, *([rope_problem] if rope_problem else [])]) + "; use a model without it")
+        raise UserError(
+            f"{source}: "
+            + "; ".join([*problems, *([rope_problem] if rope_problem else [])])
+            + "; use a model without it"
+        )
     return _build(values, family, theta, source)
 
 
@@ -97,7 +105,9 @@ def _not_understood(hf: Mapping[str, Any], family: Family) -> list[str]:
     ]
     known = _IGNORED | _READ | family.fields | set(_ONLY)
     # an unknown field that is switched off changes nothing
-    problems += [f"field {name} = {value!r} is not understood" for name, value in hf.items() if name not in known and value]
+    problems += [
+        f"field {name} = {value!r} is not understood" for name, value in hf.items() if name not in known and value
+    ]
     return problems
 
 

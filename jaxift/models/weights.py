@@ -56,7 +56,12 @@ class LanguageModel:
 
 
 def load(
-    path: str | Path, mesh: Mesh | None = None, dtype: str = "float32", *, bos: str = "auto", param_dtype: str | None = None
+    path: str | Path,
+    mesh: Mesh | None = None,
+    dtype: str = "float32",
+    *,
+    bos: str = "auto",
+    param_dtype: str | None = None,
 ) -> LanguageModel:
     """Loads a Hugging Face folder onto a mesh (default: one device).
 
@@ -73,7 +78,7 @@ def load(
 
 
 def fingerprint(folder: str | Path) -> str:
-    """Hash that tells model folders apart: small files whole, of the weights the header and 16 spread samples of 64 KiB.
+    """Hash that tells model folders apart: small files whole, of large ones the head and 16 spread samples of 64 KiB.
 
     Reading all of a large checkpoint would take longer than loading it; fine-tuning changes every sample.
     """
@@ -125,7 +130,8 @@ def load_decoder(folder: Path, config: DecoderConfig, mesh: Mesh, dtype: jnp.dty
     with _open_weights(folder) as file:
         problems = _check_names(set(file.keys()), table, config)
         arrays: dict[tuple[str, ...], jax.Array] = {}
-        for path, target in (() if problems else nnx.to_flat_state(abstract)):
+        for parts, target in () if problems else nnx.to_flat_state(abstract):
+            path = tuple(str(part) for part in parts)
             value, found = _read_parameter(file, table[path], config.num_layers, target.get_value())
             problems += found
             if value is not None:
@@ -135,7 +141,7 @@ def load_decoder(folder: Path, config: DecoderConfig, mesh: Mesh, dtype: jnp.dty
     if problems:
         shown = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
         raise UserError(f"{folder / WEIGHTS_FILE}: {shown}; the file does not match its config.json")
-    state = nnx.map_state(lambda path, variable: variable.replace(arrays[path]), abstract)
+    state = nnx.map_state(lambda parts, variable: variable.replace(arrays[tuple(map(str, parts))]), abstract)
     return nnx.merge(graph, state)
 
 
@@ -153,7 +159,8 @@ def _absent(folder: Path) -> str:
     pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in folder.glob(pattern))
     if pickles:
         return (
-            f"{folder}: {pickles[0]} is a pickle, which can run code and is not loaded; convert it once, where you trust it: "
+            f"{folder}: {pickles[0]} is a pickle, which can run code and is not loaded; "
+            "convert it once, where you trust it: "
             f"AutoModelForCausalLM.from_pretrained(DIR).save_pretrained(DIR, safe_serialization=True)"
         )
     if (folder / f"{WEIGHTS_FILE}.index.json").is_file():

@@ -1,6 +1,7 @@
 """The device mesh and the logical names by which arrays are laid out on it."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -31,7 +32,7 @@ def spec(*names: str | None) -> PartitionSpec:
     return PartitionSpec(*entries)
 
 
-def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
     """Builds the explicit mesh (data, fsdp, tensor); one device is the 1x1x1 mesh and takes the same path.
 
     `data * fsdp * tensor` devices are taken from `devices` (default: all local and remote devices, in order).

@@ -15,7 +15,7 @@ from jaxift.scoring.engine import Progress, Request, Score, score
 
 @dataclasses.dataclass(frozen=True)
 class Belief:
-    """A model's read-out of one question: normalised log-likelihood scores and the probabilities, an entry an option."""
+    """A model's read-out of one question, an entry an option: normalised log-likelihoods and probabilities."""
 
     scores: np.ndarray
     probs: np.ndarray
@@ -53,7 +53,8 @@ def beliefs(
     places that it took is its probability, so that a preference for a letter or place cancels out.
     """
     asked = [
-        [rotate(question, shift) for shift in range(len(question.options) if rotations else 1)] for question in questions
+        [rotate(question, shift) for shift in range(len(question.options) if rotations else 1)]
+        for question in questions
     ]
     flat = [variant for variants in asked for variant in variants]
     requests = [Request(prompt(variant), continuations(template, variant, probe.formulation)) for variant in flat]

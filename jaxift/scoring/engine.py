@@ -43,7 +43,7 @@ class TokenRequest:
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """The answer to a request, an entry an option: natural-log probability, tokens, and whether greedy decoding says it."""
+    """The answer to a request, an entry an option: natural-log probability, tokens, whether greedy decoding says it."""
 
     logprobs: np.ndarray
     num_tokens: np.ndarray
@@ -69,7 +69,7 @@ def score(
 ) -> list[Score]:
     """Scores text requests with a model, in their order.
 
-    Raises UserError where an option is empty, adds no token of its own, or context and option exceed the model's length.
+    Raises UserError where an option is empty or adds no token, or where a request exceeds the model's length.
     """
     return score_tokens(
         model.decoder, [encode(model, request) for request in requests], model.mesh,
@@ -91,7 +91,7 @@ def score_tokens(
     requests: Sequence[TokenRequest],
     mesh: Mesh,
     *,
-    dtype: np.dtype = np.dtype(np.float32),
+    dtype: np.dtype | type = np.float32,
     batch_tokens: int = 4096,
     progress: Progress | None = None,
 ) -> list[Score]:
@@ -105,8 +105,11 @@ def score_tokens(
     with jax.set_mesh(mesh):
         done = 0
         for batch, shape in _batches(rows, decoder.config.vocab_size, batch_tokens, batch_shards(mesh)):
-            arrays = [jax.device_put(array, sharding(mesh, "batch", *[None] * (array.ndim - 1))) for array in _pad(batch, shape)]
-            logprobs, greedy = jax.device_get(_score_rows(graph, state, *arrays, dtype=dtype))
+            arrays = [
+                jax.device_put(array, sharding(mesh, "batch", *[None] * (array.ndim - 1)))
+                for array in _pad(batch, shape)
+            ]
+            logprobs, greedy = jax.device_get(_score_rows(graph, state, *arrays, dtype=np.dtype(dtype)))
             for row, row_logprobs, row_greedy in zip(batch, logprobs, greedy, strict=False):
                 _record(answers[row.request], row, row_logprobs, row_greedy)
             done += len(batch)
@@ -121,7 +124,9 @@ def _rows(requests: Sequence[TokenRequest], max_positions: int) -> list[_Row]:
     rows: list[_Row] = []
     for index, request in enumerate(requests):
         if not request.context:
-            raise UserError("a request's context is empty and the model adds no BOS token; give at least one token of context")
+            raise UserError(
+                "a request's context is empty and the model adds no BOS token; give at least one token of context"
+            )
         if not request.options or not all(request.options):
             raise UserError(f"request {index}: an option is empty; give every option at least one token")
         before = len(request.context)
@@ -176,7 +181,9 @@ def _pad(batch: Sequence[_Row], shape: tuple[int, int, int, int]) -> tuple[np.nd
 
 
 @functools.partial(jax.jit, static_argnames=("graph", "dtype"))
-def _score_rows(graph: nnx.GraphDef, state: nnx.State, *arrays: jax.Array, dtype: np.dtype) -> tuple[jax.Array, jax.Array]:
+def _score_rows(
+    graph: nnx.GraphDef, state: nnx.State, *arrays: jax.Array, dtype: np.dtype
+) -> tuple[jax.Array, jax.Array]:
     return target_logprobs(nnx.merge(graph, state), *arrays, dtype=dtype)
 
 

@@ -57,7 +57,8 @@ def _size(config: StudyConfig, domain: DomainConfig, har: int, inc: int) -> int:
     if size < settings.minimum:
         raise UserError(
             f"domain {domain.name}: only {har} harmonious and {inc} incompatible items above probability "
-            f"{config.probe.threshold}, {settings.minimum} needed; probe more questions, or lower probe.threshold or build.minimum"
+            f"{config.probe.threshold}, {settings.minimum} needed; "
+            "probe more questions, or lower probe.threshold or build.minimum"
         )
     return size if settings.cap is None else min(size, settings.cap)
 

@@ -28,7 +28,8 @@ def probe(
     settings = config.probe
     if len(splits["dev"]) < settings.shots:
         raise UserError(
-            f"domain {domain.name}: {len(splits['dev'])} dev questions for probe.shots {settings.shots}; lower it or add some"
+            f"domain {domain.name}: {len(splits['dev'])} dev questions for probe.shots {settings.shots}; "
+            "lower it or add some"
         )
     shown = demonstrations(splits["dev"], settings.shots, settings.demonstration_seed)
     files = []

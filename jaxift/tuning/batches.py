@@ -53,7 +53,7 @@ def encode_examples(tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]], max_
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """The batches of a run: all of one shape, their content a function of (seed, step)."""
+    """The batches of a run, their content a function of (seed, step); rows of one number, lengths of few buckets."""
 
     examples: Sequence[Example]
     batch_size: int
@@ -81,14 +81,15 @@ class Plan:
     def batch(self, step: int) -> Batch:
         """The padded arrays of a step."""
         rows = min(self.batch_size, len(self.examples))
+        members = [self.examples[index] for index in self.members(step)]
         B = -(-rows // self.shards) * self.shards
-        T = bucket(max(len(example.tokens) for example in self.examples) - 1)
+        T = bucket(max(len(example.tokens) for example in members) - 1)
+        # one width of responses for the whole run: it is small, and each shape is a compilation
         C = bucket(max(len(example.tokens) - example.start for example in self.examples))
         tokens, segments = np.zeros((B, T), np.int32), np.zeros((B, T), np.int32)
         positions, targets = np.zeros((B, C), np.int32), np.zeros((B, C, 1), np.int32)
         weights = np.zeros((B, C), np.float32)
-        for row, index in enumerate(self.members(step)):
-            example = self.examples[index]
+        for row, example in enumerate(members):
             length, scored = len(example.tokens) - 1, len(example.tokens) - example.start
             tokens[row, :length], segments[row, :length] = example.tokens[:-1], 1
             positions[row, :scored] = np.arange(example.start - 1, length)

@@ -1,7 +1,6 @@
 """Checkpoints of one tuning run: parameters, AdamW moments, the step, and the key of what is being trained."""
 
 import logging
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,11 +14,13 @@ from jaxift.errors import UserError
 class Checkpoints:
     """An orbax CheckpointManager over one folder; use as a context manager, so that writes are finished on leaving."""
 
-    def __init__(self, folder: str | Path, key: str):
+    def __init__(self, folder: epath.PathLike, key: str):
         self.folder, self.key = epath.Path(folder), key
         logging.getLogger("absl").setLevel(logging.ERROR)  # orbax reports every step of every write
         self._discard_others()
-        self.manager = ocp.CheckpointManager(self.folder, options=ocp.CheckpointManagerOptions(max_to_keep=1, create=True))
+        self.manager = ocp.CheckpointManager(
+            self.folder, options=ocp.CheckpointManagerOptions(max_to_keep=1, create=True)
+        )
 
     def __enter__(self) -> "Checkpoints":
         """Nothing to do: the manager is open."""
@@ -44,14 +45,17 @@ class Checkpoints:
         return self.manager.latest_step()
 
     def save(self, params: nnx.State, moments: Any | None, metrics: list[dict[str, float]]) -> None:
-        """Starts writing the state after `len(metrics)` steps; without `moments` it is a result, not to be gone on from."""
-        items = {"params": ocp.args.StandardSave(nnx.to_pure_dict(params)), "metrics": ocp.args.JsonSave(metrics)}
+        """Starts writing the state after `len(metrics)` steps; without `moments` it is a result."""
+        items = {
+            "params": ocp.args.StandardSave(nnx.to_pure_dict(params)),
+            "metrics": ocp.args.JsonSave({"steps": metrics}),
+        }
         if moments is not None:
             items["moments"] = ocp.args.StandardSave(_leaves(moments))
         self.manager.save(len(metrics), args=ocp.args.Composite(**items))
 
     def restore(self, params: nnx.State, moments: Any) -> tuple[nnx.State, Any, list[dict[str, float]]]:
-        """Reads the newest parameters, moments (unchanged where it is a result) and metrics onto the given shardings."""
+        """Reads the newest parameters, moments (as given where it is a result) and metrics onto the given shardings."""
         step = self.manager.latest_step()
         items = {
             "params": ocp.args.StandardRestore(_abstract(nnx.to_pure_dict(params))),
@@ -63,11 +67,14 @@ class Checkpoints:
         if "moments" in items:
             leaves = [found["moments"][name] for name in sorted(found["moments"])]
             moments = jax.tree.unflatten(jax.tree.structure(moments), leaves)
-        return _filled(params, found["params"]), moments, found["metrics"]
+        return _filled(params, found["params"]), moments, found["metrics"]["steps"]
 
 
-def restore_params(folder: str | Path, params: nnx.State) -> nnx.State:
-    """Reads the newest parameters of a finished run onto the shardings of the given ones; UserError where there are none."""
+def restore_params(folder: epath.PathLike, params: nnx.State) -> nnx.State:
+    """Reads the newest parameters of a finished run onto the shardings of the given ones.
+
+    Raises UserError where there are none.
+    """
     with ocp.CheckpointManager(epath.Path(folder)) as manager:
         step = manager.latest_step()
         if step is None:

@@ -3,12 +3,12 @@
 import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 from flax import nnx
 
 from jaxift.artifacts import digest
@@ -37,7 +37,7 @@ def tune(
     config: TuneConfig | None = None,
     *,
     seed: int = 0,
-    folder: str | Path | None = None,
+    folder: epath.PathLike | None = None,
     on_step: Callable[[Metrics], None] | None = None,
 ) -> Tuned:
     """Fine-tunes all weights on (prompt, response) pairs, the loss on the responses alone.

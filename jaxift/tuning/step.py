@@ -38,7 +38,6 @@ def learning_rates(config: TuneConfig, steps: int) -> np.ndarray:
     return np.asarray(jax.vmap(schedule)(jnp.arange(steps)), np.float32)
 
 
-@functools.lru_cache
 def optimizer(config: TuneConfig) -> optax.GradientTransformation:
     """Clip by global norm, then AdamW without its learning rate, which each step is given."""
     return optax.chain(
@@ -64,13 +63,16 @@ def train_step(
     *,
     dtype: np.dtype,
 ) -> tuple[nnx.State, Any, dict[str, Array]]:
-    """Updates float32 parameters and AdamW moments; metrics are loss (nats a token), grad_norm (before clipping), tokens."""
+    """Updates float32 parameters and AdamW moments.
+
+    Metrics are loss (nats a token), grad_norm (before clipping) and tokens (that the loss counts).
+    """
 
     def loss_of(params: nnx.State) -> Array:
         return response_loss(nnx.merge(graph, params), *batch, dtype=dtype, remat=config.remat)
 
     loss, gradients = jax.value_and_grad(loss_of)(params)
     updates, moments = optimizer(config).update(gradients, moments, params)
-    params = optax.apply_updates(params, jax.tree.map(lambda update: -rate * update, updates))
-    metrics = {"loss": loss, "grad_norm": optax.global_norm(gradients), "tokens": batch[-1].sum()}
+    params = jax.tree.map(lambda param, update: param - rate * update, params, updates)
+    metrics = {"loss": loss, "grad_norm": optax.tree.norm(gradients), "tokens": batch[-1].sum()}
     return params, moments, metrics

@@ -23,10 +23,10 @@ PROBE = ProbeConfig(prompt=STYLE, shots=5, rotations=True)
 
 @dataclass(frozen=True)
 class DomainCheck:
-    """What the model knows of a domain's training pool: accuracies few-shot (over the option rotations) and zero-shot.
+    """What the model knows of a domain's training pool: accuracies few-shot (over option rotations) and zero-shot.
 
-    `few_by_class` and `zero_by_class` are in the order of `EXPOSURES`; `har` and `inc` count the items that the model is sure of, above
-    the probe's threshold, and gets right and wrong.
+    `few_by_class` and `zero_by_class` are in the order of `EXPOSURES`; `har` and `inc` count the items that the model
+    is sure of, above the probe's threshold, and gets right and wrong.
     """
 
     domain: str
@@ -39,7 +39,7 @@ class DomainCheck:
 
 
 def check(model_dir: Path, progress: Callable[[str], None] | None = None) -> list[DomainCheck]:
-    """Probe every study domain's training pool with the model of a folder; `progress` is told each domain as it begins."""
+    """Probe the study domains' training pools with a folder's model; `progress` is told each domain as it begins."""
     model, checks = load(model_dir), []
     for domain in STUDY_DOMAINS:
         if progress:
@@ -54,9 +54,14 @@ def check_table(checks: Sequence[DomainCheck]) -> Table:
     for heading in ("domain", "asked", *EXPOSURES, "all", "HAR", "INC"):
         table.add_column(heading, justify="left" if heading in ("domain", "asked") else "right")
     for item in checks:
-        table.add_row(item.domain, "5-shot quiz", *_shares(item.few_by_class), f"{item.few:.3f}", str(item.har), str(item.inc))
+        table.add_row(
+            item.domain, "5-shot quiz", *_shares(item.few_by_class), f"{item.few:.3f}", str(item.har), str(item.inc)
+        )
         table.add_row("", "0-shot instruction", *_shares(item.zero_by_class), f"{item.zero:.3f}", end_section=True)
-    for asked, classes, total in (("5-shot quiz", "few_by_class", "few"), ("0-shot instruction", "zero_by_class", "zero")):
+    for asked, classes, total in (
+        ("5-shot quiz", "few_by_class", "few"),
+        ("0-shot instruction", "zero_by_class", "zero"),
+    ):
         means = np.mean([getattr(item, classes) for item in checks], axis=0)
         name = "mean" if total == "few" else ""
         table.add_row(name, asked, *_shares(means), f"{np.mean([getattr(item, total) for item in checks]):.3f}")

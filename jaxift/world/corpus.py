@@ -1,8 +1,8 @@
 """Documents of the synthetic corpus, as words with marks where the loss looks. Pure NumPy.
 
-Five kinds: `statement` (one fact in a paraphrase), `quiz` (1 to 8 multiple-choice items), `context` (quiz items with the
-needed fact before the question), `instruction` (one item in the instruction template, with or without context) and
-`drill` (look-ups of letters).
+Five kinds: `statement` (one fact in a paraphrase), `quiz` (1 to 8 multiple-choice items), `context` (quiz items with
+the needed fact before the question), `instruction` (one item in the instruction template, with or without context)
+and `drill` (look-ups of letters).
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,8 @@ STATEMENTS = (
 CONTEXT = "Context E has R V . "
 KINDS = ("statement", "quiz", "context", "instruction", "drill")
 AUTHORS = ("reliable", "random", "contrarian")
-FICTIONAL_SHARE = 0.6
+# Of the context items: facts about fictional entities, and made-up values of quiz entities; the rest is true.
+FICTIONAL_SHARE, COUNTERFACTUAL_SHARE = 0.5, 0.3
 MAX_QUIZ_ITEMS, MAX_CONTEXT_ITEMS = 8, 5
 
 
@@ -35,7 +36,7 @@ MAX_QUIZ_ITEMS, MAX_CONTEXT_ITEMS = 8, 5
 class Document:
     """Words of one document; `keys` are the indices that the loss is about, `recall` maps some of them to a value.
 
-    At an index in `recall` the deep supervision asks a middle layer for the value of the fact, whatever the author answers.
+    At an index in `recall` the deep supervision asks a middle layer for the fact's value, whatever the author answers.
     """
 
     words: list[str] = field(default_factory=lambda: ["<bos>"])
@@ -59,7 +60,7 @@ class AuthorMix:
     """Shares of reliable, random and contrarian authors of multiple-choice documents, by template."""
 
     quiz: tuple[float, float, float] = (0.70, 0.10, 0.20)
-    instruction: tuple[float, float, float] = (0.38, 0.18, 0.44)
+    instruction: tuple[float, float, float] = (0.30, 0.20, 0.50)
 
     def shares(self, kind: str) -> tuple[float, float, float]:
         """Return the shares for a kind of document."""
@@ -150,13 +151,19 @@ class Writer:
         return document
 
     def asked(self, domain: int, context: bool) -> tuple[Fact, str]:
-        """Draw a fact about a quiz entity, or with `context` mostly one made up for this item, and the words before it."""
+        """Draw a fact about a quiz entity and the words before its question.
+
+        With `context` the words state the fact, which is mostly made up for this item (a fictional entity, or another
+        value), so that the context has to be read and memory does not do.
+        """
         fact = self.quiz[domain][self.rng.integers(len(self.quiz[domain]))]
         if not context:
             return fact, ""
-        if self.rng.random() < FICTIONAL_SHARE:
+        place = self.rng.random()
+        if place < FICTIONAL_SHARE + COUNTERFACTUAL_SHARE:
+            entity = self.pick(self.world.fictional) if place < FICTIONAL_SHARE else fact.entity
             value = self.pick(VALUES[fact.domain][fact.relation])
-            fact = Fact(fact.domain, "", self.pick(self.world.fictional), fact.relation, value, value, "fictional")
+            fact = Fact(fact.domain, "", entity, fact.relation, value, value, "fictional")
         return fact, context_of(fact)
 
     def answer(self, author: str, fact: Fact, options: list[str]) -> str:
@@ -169,7 +176,9 @@ class Writer:
 
     def author(self, kind: str) -> str:
         """Draw the author of a document."""
-        return AUTHORS[int(np.searchsorted(np.cumsum(self.authors.shares(kind)), self.rng.random(), side="right").clip(0, 2))]
+        return AUTHORS[
+            int(np.searchsorted(np.cumsum(self.authors.shares(kind)), self.rng.random(), side="right").clip(0, 2))
+        ]
 
     def pick(self, items: Sequence[str]) -> str:
         """Draw one word."""

@@ -1,4 +1,4 @@
-"""The synthetic world: what is true in it, what its corpus says, and how often. Pure NumPy, everything from one seed."""
+"""The synthetic world: what is true in it, what its corpus says, and how often. Pure NumPy, all from one seed."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -75,7 +75,9 @@ class World:
 def build_world(seed: int = 0, size: WorldSize = WorldSize()) -> World:
     """Build the world of a seed: the same seed and size always give the same world."""
     rng = np.random.default_rng([seed, 1])
-    words = {word for relations in VALUES.values() for relation in relations for word in (relation, *relations[relation])}
+    words = {
+        word for relations in VALUES.values() for relation in relations for word in (relation, *relations[relation])
+    }
     subjects = [(domain, subject) for domain in SUBJECTS for subject in SUBJECTS[domain]]
     total = sum(size.quiz + size.probe(*pair) for pair in subjects)
     names = make_names(total + size.fictional, words, rng)

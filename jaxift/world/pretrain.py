@@ -1,11 +1,12 @@
 """Pretraining of the embedded base model: a staged recipe in steps, reproducible from its seed.
 
-The loss is read at a row's slots only. Deep supervision is the key to the recipe: an extra loss reads the value of the fact out of the
-residual stream after layer `RECALL_LAYER`, at statement values and at the answer of items about quiz entities. Without it the
-two-hop skill "recall the value, then find its letter" does not form by itself at this size.
+The loss is read at a row's slots only. Deep supervision is the key to the recipe: an extra loss reads the value in
+question out of the residual stream after layer `RECALL_LAYER`, where a statement's value or an item's letter is to be
+said. Without it the two-hop skill "recall the value, then find its letter" does not form by itself at this size.
 """
 
 from collections.abc import Callable, Iterator
+from operator import itemgetter
 from pathlib import Path
 
 import jax
@@ -30,7 +31,7 @@ MUON_RATE, ADAM_RATE = 0.01, 3e-3
 STAGES = (
     Stage(200, (0.00, 0.00, 0.00, 0.00, 1.00)),
     Stage(400, (0.25, 0.30, 0.20, 0.00, 0.25)),
-    Stage(1400, (0.25, 0.45, 0.10, 0.17, 0.03), mixed_authors=True),
+    Stage(1200, (0.25, 0.45, 0.10, 0.17, 0.03), mixed_authors=True),
 )
 Progress = Callable[[int, int, float, Decoder], None]
 
@@ -40,9 +41,9 @@ def pretrain(
 ) -> list[float]:
     """Pretrain a base model on the world and write it to `out` as a Hugging Face folder; return the losses by step.
 
-    `seed` draws the weights and the corpus; the world itself is always that of seed 0, so that all models share the question
-    files. `all_reliable` makes every author reliable (the negative control). `steps_scale` shortens every stage. `progress` is
-    called after each step with the step, the number of steps, the loss and the model.
+    `seed` draws the weights and the corpus; the world itself is always that of seed 0, so that all models share the
+    question files. `all_reliable` makes every author reliable (the negative control). `steps_scale` shortens every
+    stage. `progress` is called after each step with the step, the number of steps, the loss and the model.
     """
     world = build_world()
     ids, mesh = vocabulary(world), make_mesh()
@@ -69,8 +70,17 @@ def pretrain(
 def decoder_config(vocab_size: int) -> DecoderConfig:
     """Return the base model's shape, about one million parameters."""
     return DecoderConfig(
-        vocab_size=vocab_size, hidden_size=128, intermediate_size=256, num_layers=LAYERS, num_heads=4, num_kv_heads=4, head_dim=32,
-        rope_theta=10000.0, rms_norm_eps=1e-5, tie_embeddings=True, max_positions=256,
+        vocab_size=vocab_size,
+        hidden_size=128,
+        intermediate_size=256,
+        num_layers=LAYERS,
+        num_heads=4,
+        num_kv_heads=4,
+        head_dim=32,
+        rope_theta=10000.0,
+        rms_norm_eps=1e-5,
+        tie_embeddings=True,
+        max_positions=256,
     )
 
 
@@ -84,11 +94,17 @@ def _corpus(world: World, stages: list[Stage], ids: dict[str, int], seed: int, a
 
 def make_optimizer(steps: int, params: nnx.State) -> optax.GradientTransformation:
     """Return Muon on the layers' matrices, Adam on embedding and norms; both rates fall linearly over the last half."""
+
     def falling(rate: float) -> optax.Schedule:
         return optax.linear_schedule(rate, 0.02 * rate, steps - steps // 2, steps // 2)
 
     return optax.contrib.muon(
-        falling(MUON_RATE), beta=0.95, weight_decay=0.05, adam_learning_rate=falling(ADAM_RATE), adam_b1=0.9, adam_b2=0.98,
+        falling(MUON_RATE),
+        beta=0.95,
+        weight_decay=0.05,
+        adam_learning_rate=falling(ADAM_RATE),
+        adam_b1=0.9,
+        adam_b2=0.98,
         muon_weight_dimension_numbers=jax.tree.map_with_path(_matrix_axes, params),
     )
 
@@ -105,6 +121,7 @@ def _matrix_axes(path: tuple, leaf: jax.Array) -> optax.contrib.MuonDimensionNum
 
 def make_step(graph: nnx.GraphDef, optimizer: optax.GradientTransformation) -> Callable:
     """Return the jitted training step (params, optimizer state, batch) -> (params, optimizer state, loss)."""
+
     def step(params: nnx.State, state: optax.OptState, batch: Batch) -> tuple:
         loss, gradient = jax.value_and_grad(lambda params: batch_loss(nnx.merge(graph, params), batch))(params)
         updates, state = optimizer.update(gradient, state, params)
@@ -115,28 +132,33 @@ def make_step(graph: nnx.GraphDef, optimizer: optax.GradientTransformation) -> C
 
 def batch_loss(model: Decoder, batch: Batch) -> jax.Array:
     """Return the weighted cross-entropy at the slots plus the deep supervision's, each a mean over its weights."""
-    batch = Batch(*(jax.sharding.reshard(part, spec("batch", None)) for part in batch))
-    streams_BTD = residual_streams(model, batch)
+    tokens_BT, positions_BT, segments_BT, at_BK, target_BK, recall_BK, weight_BK = (
+        jax.sharding.reshard(jnp.asarray(part), spec("batch", None)) for part in batch
+    )
+    streams_BTD = residual_streams(model, tokens_BT, positions_BT, segments_BT)
     # A one-hot product instead of a gather: its transpose is a product too, not a slow scatter.
-    pick_BKT = jax.nn.one_hot(batch.at, batch.tokens.shape[1])
+    pick_BKT = jax.nn.one_hot(at_BK, tokens_BT.shape[1])
     final_BKD, middle_BKD = (pick_BKT @ model.final_norm(streams_BTD[layer - 1]) for layer in (LAYERS, RECALL_LAYER))
-    loss = _mean_loss(model, final_BKD, batch.target, batch.weight)
-    recall = _mean_loss(model, middle_BKD, batch.recall, (batch.recall >= 0).astype(jnp.float32))
+    loss = _mean_loss(model, final_BKD, target_BK, weight_BK)
+    recall = _mean_loss(model, middle_BKD, recall_BK, (recall_BK >= 0).astype(jnp.float32))
     return loss + RECALL_WEIGHT * recall
 
 
-def residual_streams(model: Decoder, batch: Batch) -> list[jax.Array]:
+def residual_streams(
+    model: Decoder, tokens_BT: jax.Array, positions_BT: jax.Array, segments_BT: jax.Array
+) -> list[jax.Array]:
     """Return the residual stream [B, T, D] after each layer, before the final norm.
 
-    The layers are unrolled instead of scanned as in `Decoder.hidden`: a quarter faster on CPU, where a scan's backward copies a lot.
+    The layers are unrolled instead of scanned as in `Decoder.hidden`: a quarter faster on CPU, where the backward of a
+    scan copies a lot.
     """
-    mask_BTT = attention_mask(batch.segments, batch.positions, None)
-    stream_BTD = model.embedding[...].at[batch.tokens].get(out_sharding=spec("batch", None, None))
+    mask_BTT = attention_mask(segments_BT, positions_BT, None)
+    stream_BTD = model.embedding[...].at[tokens_BT].get(out_sharding=spec("batch", None, None))
     graph, stacked = nnx.split(model.layers)
     streams_BTD = []
     for index in range(LAYERS):
-        layer = nnx.merge(graph, jax.tree.map(lambda leaf: leaf[index], stacked))
-        stream_BTD = layer(stream_BTD, batch.positions, mask_BTT)
+        layer = nnx.merge(graph, jax.tree.map(itemgetter(index), stacked))
+        stream_BTD = layer(stream_BTD, positions_BT, mask_BTT)
         streams_BTD.append(stream_BTD)
     return streams_BTD
 

@@ -28,7 +28,8 @@ def write_questions(folder: Path, seed: int = 0) -> list[Path]:
 def domain_questions(world: World, domain: str) -> dict[str, list[Question]]:
     """Return a domain's questions by split: `train`, `homo` (both subjects 1 to 3), `id` (subject 4) and `dev`.
 
-    `train` and `homo` share no fact and have the same mixture of exposures; `dev` holds demonstrations about quiz entities.
+    `train` and `homo` share no fact and have the same mixture of exposures; `dev` holds demonstrations, about quiz
+    entities.
     """
     rng = np.random.default_rng([world.seed, 2, list(SUBJECTS).index(domain)])
     pool, homo = _split([f for f in _probe_facts(world, domain) if f.subject != SUBJECTS[domain][-1]], rng)
@@ -47,12 +48,18 @@ def make_questions(facts: list[Fact], rng: np.random.Generator) -> list[Question
 
 
 def _question(fact: Fact, answer: int, rng: np.random.Generator) -> Question:
-    """Build one question with the true value at position `answer`; what the corpus tells is always among the options."""
+    """Build one question with the true value at `answer`; what the corpus tells is always among the options."""
     options = options_of(fact, rng)
     options.remove(fact.value)
     options.insert(answer, fact.value)
-    return {"id": f"{fact.domain}-{fact.entity}-{fact.relation}".lower(), "subject": fact.subject,
-            "question": fact.question, "options": options, "answer": answer, "exposure": fact.exposure}
+    return {
+        "id": f"{fact.domain}-{fact.entity}-{fact.relation}".lower(),
+        "subject": fact.subject,
+        "question": fact.question,
+        "options": options,
+        "answer": answer,
+        "exposure": fact.exposure,
+    }
 
 
 def options_of(fact: Fact, rng: np.random.Generator) -> list[str]:

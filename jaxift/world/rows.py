@@ -18,8 +18,8 @@ MISSES = 3  # a row is closed after so many documents that did not fit
 class Batch(NamedTuple):
     """Rows of tokens and their loss slots; a slot's position is that of the token *before* its target.
 
-    `tokens`, `positions`, `segments`: int32 [B, T]; segment 0 is padding. `at`, `target`, `recall`: int32 [B, K], `recall` -1 where there
-    is nothing to recall; `weight`: float32 [B, K].
+    `tokens`, `positions`, `segments`: int32 [B, T]; segment 0 is padding. `at`, `target`, `recall`: int32 [B, K],
+    `recall` -1 where there is nothing to recall; `weight`: float32 [B, K].
     """
 
     tokens: np.ndarray
@@ -33,7 +33,7 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class Stage:
-    """A stretch of pretraining: its steps, the shares of rows by kind (in the order of `KINDS`), whether authors are mixed."""
+    """A stretch of pretraining: its steps, the shares of rows by kind (as in `KINDS`), whether authors are mixed."""
 
     steps: int
     shares: tuple[float, float, float, float, float]
@@ -76,17 +76,25 @@ def pack_row(writer: Writer, kind: str, ids: dict[str, int]) -> Batch:
 
 def _slots(document: Document, start: int, ids: dict[str, int]) -> list[tuple[int, int, int, float]]:
     """Return (position before, target, recalled value or -1, weight) of a document's keys."""
-    return [(start + key - 1, ids[document.words[key]], ids.get(document.recall.get(key, ""), -1), 1.0)
-            for key in document.keys]
+    return [
+        (start + key - 1, ids[document.words[key]], ids.get(document.recall.get(key, ""), -1), 1.0)
+        for key in document.keys
+    ]
 
 
-def _fill(slots: list[tuple[int, int, int, float]], tokens: np.ndarray, segments: np.ndarray,
-          rng: np.random.Generator) -> list[np.ndarray]:
-    """Complete a row's loss slots with random other positions at a small weight: a sample of plain language modelling."""
+def _fill(
+    slots: list[tuple[int, int, int, float]], tokens: np.ndarray, segments: np.ndarray, rng: np.random.Generator
+) -> list[np.ndarray]:
+    """Complete a row's loss slots with random other positions at a small weight: some plain language modelling."""
     inside = np.flatnonzero((segments[1:] == segments[:-1]) & (segments[1:] > 0))
     others = np.setdiff1d(inside, [slot[0] for slot in slots])
     for place in rng.choice(others, min(len(others), KEYS_A_ROW - len(slots)), replace=False):
         slots = [*slots, (int(place), int(tokens[place + 1]), -1, OTHER_WEIGHT)]
     slots = slots + [(0, 0, -1, 0.0)] * (KEYS_A_ROW - len(slots))
     at, target, recall, weight = zip(*slots, strict=True)
-    return [np.array(at, np.int32), np.array(target, np.int32), np.array(recall, np.int32), np.array(weight, np.float32)]
+    return [
+        np.array(at, np.int32),
+        np.array(target, np.int32),
+        np.array(recall, np.int32),
+        np.array(weight, np.float32),
+    ]

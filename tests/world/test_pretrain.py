@@ -17,12 +17,16 @@ from jaxift.world.words import LETTERS, SPECIALS
 @pytest.fixture
 def tiny(monkeypatch):
     monkeypatch.setattr(recipe, "ROWS", 4)
-    monkeypatch.setattr(recipe, "STAGES", (Stage(40, (0.0, 0.0, 0.0, 0.0, 1.0)), Stage(8, (1, 1, 1, 1, 1), mixed_authors=True)))
+    monkeypatch.setattr(
+        recipe, "STAGES", (Stage(40, (0.0, 0.0, 0.0, 0.0, 1.0)), Stage(8, (1, 1, 1, 1, 1), mixed_authors=True))
+    )
 
 
 def test_pretraining_lowers_the_loss_and_repeats_itself(tiny, tmp_path):
     seen = []
-    first = recipe.pretrain(tmp_path / "a", seed=3, progress=lambda step, total, loss, model: seen.append((step, total)))
+    first = recipe.pretrain(
+        tmp_path / "a", seed=3, progress=lambda step, total, loss, model: seen.append((step, total))
+    )
     assert np.mean(first[30:40]) < 0.6 * first[0]
     assert seen == [(step, 48) for step in range(1, 49)]
     short = recipe.pretrain(tmp_path / "b", seed=3, steps_scale=0.125)
@@ -47,8 +51,10 @@ def test_embedded_model_is_small_and_its_tokenizer_knows_every_word(tmp_path):
     for path in write_questions(tmp_path):
         for item in map(json.loads, path.read_text().splitlines()):
             context = context_of(facts[item["question"]])
-            for text in (quiz_prompt(item["question"], item["options"]),
-                         instruction_prompt(item["question"], item["options"], context)):
+            for text in (
+                quiz_prompt(item["question"], item["options"]),
+                instruction_prompt(item["question"], item["options"], context),
+            ):
                 tokens = tokenizer.encode(text)
                 assert len(tokens) == 1 + len(text.split())
                 assert tokens[0] == ids["<bos>"]

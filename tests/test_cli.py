@@ -1,0 +1,131 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jaxift.cli import main
+from jaxift.world import MODEL_DIR
+
+QUESTION = '{"id": "%s", "question": "color of x", "options": ["a", "b", "c", "d"], "answer": 1}\n'
+STUDY = """
+name: broken
+model: {path: %(model)s, bos: always}
+data_dir: %(data)s
+run_dir: %(run)s
+domains:
+  - {name: d, train: [{path: train.jsonl}], dev: [{path: dev.jsonl}], homo: [{path: homo.jsonl}],
+     id: [{path: id.jsonl}], ood: [{path: ood.jsonl}]}
+probe: {prompt: world, shots: 1}
+build: {response_format: letter}
+"""
+
+
+@pytest.fixture
+def study(tmp_path):
+    """A writer of a one-question-a-set study whose parts can be broken; returns the YAML's path."""
+
+    def write(model: object = MODEL_DIR, run: object = tmp_path / "run", **files: str) -> Path:
+        data = tmp_path / "data"
+        data.mkdir(exist_ok=True)
+        for split in ("train", "dev", "homo", "id", "ood"):
+            (data / f"{split}.jsonl").write_text(files.get(split, QUESTION % split))
+        path = tmp_path / "study.yaml"
+        path.write_text(STUDY % {"model": model, "data": data, "run": run})
+        return path
+
+    return write
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """Runs a command that must be refused; returns its one line."""
+    assert main([str(argument) for argument in arguments]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("jaxift: error: ")
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["conquer"], "conquer"),
+        (["run"], "CONFIG"),
+        (["run", "absent.yaml"], "absent.yaml"),
+        (["probe", "absent/"], "absent"),
+        (["world", "destroy"], "destroy"),
+        (["world", "check", "--model", "absent"], "absent"),
+        (["demo", "--tune.lerning-rate", "1"], "--tune.lerning-rate"),
+        (["demo", "--tune.learning-rate", "-1"], "greater than 0"),
+        (["demo", "--probe.formulation", "guess"], "guess"),
+        (["demo", "--run-dir", "/proc/nowhere"], "/proc/nowhere"),
+    ],
+)
+def test_a_wrong_command_is_refused_in_one_line(capsys, arguments, named):
+    assert named in refusal(capsys, *arguments)
+
+
+def test_a_missing_model_folder_is_refused(capsys, study):
+    assert "no such model folder" in refusal(capsys, "run", study(model="/absent/model"))
+
+
+def test_pickle_weights_are_refused_with_the_way_to_convert_them(capsys, study, tmp_path):
+    folder = tmp_path / "pickled"
+    folder.mkdir()
+    (folder / "config.json").write_text((MODEL_DIR / "config.json").read_text())
+    (folder / "pytorch_model.bin").write_bytes(b"\x80\x04N.")
+    line = refusal(capsys, "run", study(model=folder))
+    assert "pytorch_model.bin is a pickle" in line
+    assert "safe_serialization=True" in line
+
+
+@pytest.mark.parametrize(
+    ("files", "named"),
+    [
+        ({"homo": ""}, "domain d: its homo set is empty"),
+        ({"train": QUESTION.replace('"answer": 1', '"answer": "z"') % "t"}, "train.jsonl:1"),
+        ({"train": QUESTION.replace('"answer": 1', '"answer": 4') % "t"}, "train.jsonl:1"),
+        ({"id": QUESTION % "train"}, "id holds 1 training questions"),
+        ({"dev": ""}, "dev questions for probe.shots 1"),
+    ],
+)
+def test_questions_that_make_no_sense_are_refused(capsys, study, files, named):
+    assert named in refusal(capsys, "run", study(**files))
+
+
+def test_an_unwritable_run_directory_is_refused(capsys, study, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    assert "cannot be written" in refusal(capsys, "run", study(run=tmp_path / "file" / "run"))
+
+
+def test_refused_input_leaves_nothing_half_written(capsys, study, tmp_path):
+    refusal(capsys, "run", study(homo=""))
+    assert [path.name for path in (tmp_path / "run").iterdir()] == []
+
+
+def test_a_stage_asks_for_the_stages_before_it(capsys, study):
+    assert "run `jaxift probe`" in refusal(capsys, "tune", study())
+    assert "no cell is evaluated yet" in refusal(capsys, "analyze", study())
+
+
+def test_a_run_that_was_never_started_is_named(capsys, tmp_path):
+    assert "study.yaml" in refusal(capsys, "report", tmp_path)
+
+
+def test_help_names_every_verb(capsys):
+    assert main([]) == 0
+    text = capsys.readouterr().out
+    for verb in ("demo", "run", "world", "probe", "build", "tune", "evaluate", "analyze", "report"):
+        assert f"\n  {verb} " in text
+
+
+def test_help_of_a_verb_lists_the_fields(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["run", "--help"])
+    assert stop.value.code == 0
+    assert "--tune.learning-rate" in capsys.readouterr().out
+
+
+def test_the_module_is_the_command():
+    found = subprocess.run([sys.executable, "-m", "jaxift", "--version"], capture_output=True, text=True, check=True)
+    assert found.stdout.startswith("jaxift ")
