@@ -61,21 +61,39 @@ def write_tokenizer(folder, *, adds_bos=True, eos="<eos>"):
     (folder / "tokenizer_config.json").write_text(json.dumps(fields))
 
 
+def write_weights(folder, config, seed):
+    """Random weights under their Hugging Face names; norm scales differ from 1, so that a forgotten one shows."""
+    import numpy as np
+    from flax import nnx
+    from safetensors.numpy import save_file
+
+    from jaxift.models.decoder import abstract_decoder
+    from jaxift.models.families import weight_table
+    from jaxift.parallel.mesh import make_mesh
+
+    rng, tensors = np.random.default_rng(seed), {}
+    shapes = dict(nnx.to_flat_state(nnx.state(abstract_decoder(config, make_mesh()))))
+    for path, weight in weight_table(config).items():
+        shape = shapes[path].get_value().shape
+        values = rng.uniform(0.5, 1.5, shape) if "scale" in path else rng.normal(0, 0.2, shape)
+        for layer, part in enumerate(values if weight.stacked else [values]):
+            tensors[weight.name.format(layer=layer)] = np.ascontiguousarray(weight.to_hf(part).astype(np.float32))
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
 @pytest.fixture(scope="session")
 def make_folder():
-    """Writes a randomly initialised tiny Llama as a Hugging Face folder: (path, seed, tokenizer options, config fields)."""
+    """Writes a random tiny Llama as a Hugging Face folder; keywords replace fields of its config."""
 
     def make(folder, *, seed=0, adds_bos=True, eos="<eos>", **fields):
-        from jaxift.models.decoder import init_decoder
         from jaxift.models.families import decoder_config
-        from jaxift.models.weights import export
-        from jaxift.parallel.mesh import make_mesh
 
         folder.mkdir(parents=True, exist_ok=True)
         config = {**TINY, **fields}
         (folder / "config.json").write_text(json.dumps(config))
         write_tokenizer(folder, adds_bos=adds_bos, eos=eos)
-        return export(init_decoder(decoder_config(config, "tiny"), seed, make_mesh()), folder, source=folder)
+        write_weights(folder, decoder_config(config, "tiny"), seed)
+        return folder
 
     return make
 
@@ -108,3 +126,58 @@ def shared_data():
     if not SHARED_DATA.is_dir():
         pytest.skip(f"{SHARED_DATA} is absent")
     return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def make_torch():
+    """Writes a random torch model of a family as transformers does, with a tokenizer, and returns it.
+
+    Wide weights (initializer_range 0.1) and norm scales that differ from 1: with the usual 0.02 a wrong port passes.
+    """
+    torch = pytest.importorskip("torch", reason="torch is not installed; parity needs it")
+    import transformers
+
+    families = {
+        "llama": (transformers.LlamaConfig, transformers.LlamaForCausalLM),
+        "mistral": (transformers.MistralConfig, transformers.MistralForCausalLM),
+    }
+
+    def make(folder, family="llama", *, seed=0, **fields):
+        config_type, model_type = families[family]
+        torch.manual_seed(seed)
+        model = model_type(config_type(initializer_range=0.1, attn_implementation="eager", **fields)).eval()
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if "norm" in name:
+                    parameter.uniform_(0.5, 1.5)
+        model.save_pretrained(folder)
+        write_tokenizer(folder)
+        return model
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def all_logits():
+    """Logits of every position of a decoder: (decoder, mesh, tokens [B, T], segments) -> NumPy [B, T, V]."""
+    import functools
+
+    import numpy as np
+    from flax import nnx
+
+    from jaxift.parallel.mesh import sharding
+
+    @functools.partial(jax.jit, static_argnames=("graph", "options"))
+    def forward(graph, state, tokens, positions, segments, options):
+        decoder = nnx.merge(graph, state)
+        return decoder.logits(decoder.hidden(tokens, positions, segments, **dict(options)))
+
+    def run(decoder, mesh, tokens, segments=None, positions=None, **options):
+        tokens = np.asarray(tokens, np.int32)
+        segments = np.ones_like(tokens) if segments is None else segments
+        positions = np.broadcast_to(np.arange(tokens.shape[1], dtype=np.int32), tokens.shape) if positions is None else positions
+        arrays = [jax.device_put(np.asarray(x, np.int32), sharding(mesh, "batch", None)) for x in (tokens, positions, segments)]
+        with jax.set_mesh(mesh), jax.default_matmul_precision("highest"):
+            return np.asarray(forward(*nnx.split(decoder), *arrays, tuple(options.items())))
+
+    return run

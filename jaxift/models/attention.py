@@ -8,12 +8,20 @@ NEGATIVE = -1e30  # finite, so that a row without any visible key (padding) give
 
 
 def attention_mask(
-    segments_BT: Int[Array, "B T"], positions_BT: Int[Array, "B T"], window: int | None
+    segments_BT: Int[Array, "B T"],
+    positions_BT: Int[Array, "B T"],
+    window: int | None,
+    parents_BT: Int[Array, "B T"] | None = None,
 ) -> Bool[Array, "B T T"]:
-    """Causal mask within equal segment ids; a query sees at most the last `window` positions, itself included."""
-    same = segments_BT[:, :, None] == segments_BT[:, None, :]
+    """Causal mask within equal segment ids; a query sees at most the last `window` positions, itself included.
+
+    With `parents_BT`, a token also sees the segment that its own one branches off (0: none), as if it stood after it.
+    """
+    visible = segments_BT[:, :, None] == segments_BT[:, None, :]
+    if parents_BT is not None:
+        visible |= (parents_BT[:, :, None] == segments_BT[:, None, :]) & (parents_BT[:, :, None] > 0)
     distance = positions_BT[:, :, None] - positions_BT[:, None, :]
-    mask = same & (distance >= 0)
+    mask = visible & (distance >= 0)
     return mask if window is None else mask & (distance < window)
 
 

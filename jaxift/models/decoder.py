@@ -143,16 +143,17 @@ class Decoder(nnx.Module):
         tokens_BT: Int[Array, "B T"],
         positions_BT: Int[Array, "B T"],
         segments_BT: Int[Array, "B T"],
+        parents_BT: Int[Array, "B T"] | None = None,
         *,
         dtype: np.dtype | type = jnp.float32,
         remat: bool = False,
     ) -> Float[Array, "B T D"]:
         """The residual stream after the final norm, [B, T, D] in `dtype`.
 
-        Tokens see earlier positions of their own segment only; segment 0 is padding. `remat` recomputes each layer in
-        the backward pass.
+        Tokens see earlier positions of their own segment only; segment 0 is padding. Where `parents_BT` is given, they
+        also see the segment that their own one branches off. `remat` recomputes each layer in the backward pass.
         """
-        mask_BTT = attention_mask(segments_BT, positions_BT, self.config.sliding_window)
+        mask_BTT = attention_mask(segments_BT, positions_BT, self.config.sliding_window, parents_BT)
         table = whole(self.embedding, dtype, "vocab", None)
         x_BTD = table.at[tokens_BT].get(out_sharding=spec("batch", None, None))
         graph, stacked = nnx.split(self.layers)

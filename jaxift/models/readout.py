@@ -1,4 +1,4 @@
-"""Log-probabilities of chosen tokens at chosen positions: the LM head runs nowhere else."""
+"""Log-probabilities of chosen tokens at chosen places of a row: the LM head runs nowhere else."""
 
 import jax
 import jax.numpy as jnp
@@ -8,30 +8,26 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxift.models.decoder import Decoder
 
 
-def row_positions(tokens_BT: Int[Array, "B T"]) -> Int[Array, "B T"]:
-    """Positions 0, 1, ... of rows that hold one sequence each, laid out like the tokens."""
-    layout = jax.typeof(tokens_BT).sharding
-    return jax.lax.broadcasted_iota(jnp.int32, tokens_BT.shape, 1, out_sharding=layout)
-
-
 def target_logprobs(
     decoder: Decoder,
     tokens_BT: Int[Array, "B T"],
+    positions_BT: Int[Array, "B T"],
     segments_BT: Int[Array, "B T"],
-    positions_BC: Int[Array, "B C"],
-    targets_BCK: Int[Array, "B C K"],
+    slots_BC: Int[Array, "B C"],
+    targets_BC: Int[Array, "B C"],
     *,
     dtype: np.dtype,
     remat: bool = False,
-) -> tuple[Float[Array, "B C K"], Bool[Array, "B C K"]]:
-    """Natural-log probability of each target as the token after its position, and whether greedy decoding says it.
+) -> tuple[Float[Array, "B C"], Bool[Array, "B C"]]:
+    """Natural-log probability of each target as the token after its slot, and whether it is the most likely one.
 
-    Each row holds one sequence, segment 0 is padding. float32 logits exist at the C scored positions only.
+    A row holds one sequence (segment 1) and any number of continuations (segments 2, 3, ...) that branch off its end and
+    do not see each other; segment 0 is padding. float32 logits exist at the C slots only.
     """
-    hidden_BTD = decoder.hidden(tokens_BT, row_positions(tokens_BT), segments_BT, dtype=dtype, remat=remat)
-    logits_BCV = decoder.logits(jnp.take_along_axis(hidden_BTD, positions_BC[..., None], axis=1))
+    parents_BT = (segments_BT > 1).astype(segments_BT.dtype)
+    hidden_BTD = decoder.hidden(tokens_BT, positions_BT, segments_BT, parents_BT, dtype=dtype, remat=remat)
+    logits_BCV = decoder.logits(jnp.take_along_axis(hidden_BTD, slots_BC[..., None], axis=1))
     # a gather along the vocabulary is refused where it is sharded; a masked sum is not
-    hit_BCKV = jnp.arange(logits_BCV.shape[-1]) == targets_BCK[..., None]
-    found_BCK = jnp.sum(jnp.where(hit_BCKV, logits_BCV[..., None, :], 0.0), axis=-1)
-    logprobs = found_BCK - jax.nn.logsumexp(logits_BCV, axis=-1)[..., None]
-    return logprobs, jnp.argmax(logits_BCV, axis=-1)[..., None] == targets_BCK
+    hit_BCV = jnp.arange(logits_BCV.shape[-1]) == targets_BC[..., None]
+    logprobs_BC = jnp.sum(jnp.where(hit_BCV, logits_BCV, 0.0), axis=-1) - jax.nn.logsumexp(logits_BCV, axis=-1)
+    return logprobs_BC, jnp.argmax(logits_BCV, axis=-1) == targets_BC

@@ -1,12 +1,12 @@
 """Log-likelihoods of options after a context: batched, bucketed, sharded over the mesh.
 
-The plain engine: options of one token each share one forward of their context; every other option is a row of its own.
-Rows are sorted long-first and padded to few lengths, so that few programs are compiled.
+The plain engine: a request is a row, its context computed once and its options branching off it. Rows are sorted
+long-first and padded to few lengths, so that few programs are compiled. Nothing is shared between requests yet.
 """
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import numpy as np
@@ -52,16 +52,18 @@ class Score:
 
 @dataclasses.dataclass(frozen=True)
 class _Row:
-    """One row of a batch: `tokens` are fed; after position `positions[c]` each of `targets[c]` is scored.
+    """One request as a row: its context, then each option but its last token, branching off the context's end.
 
-    A row answers option `option` of request `request`, or all of its one-token options where `option` is None.
+    The token after place `slots[c]` is scored as `targets[c]` and belongs to option `owners[c]`.
     """
 
     request: int
-    option: int | None
     tokens: tuple[int, ...]
     positions: tuple[int, ...]
-    targets: tuple[tuple[int, ...], ...]
+    segments: tuple[int, ...]
+    slots: tuple[int, ...]
+    targets: tuple[int, ...]
+    owners: tuple[int, ...]
 
 
 def score(
@@ -105,10 +107,7 @@ def score_tokens(
     with jax.set_mesh(mesh):
         done = 0
         for batch, shape in _batches(rows, decoder.config.vocab_size, batch_tokens, batch_shards(mesh)):
-            arrays = [
-                jax.device_put(array, sharding(mesh, "batch", *[None] * (array.ndim - 1)))
-                for array in _pad(batch, shape)
-            ]
+            arrays = jax.device_put(_pad(batch, shape), sharding(mesh, "batch", None))
             logprobs, greedy = jax.device_get(_score_rows(graph, state, *arrays, dtype=np.dtype(dtype)))
             for row, row_logprobs, row_greedy in zip(batch, logprobs, greedy, strict=False):
                 _record(answers[row.request], row, row_logprobs, row_greedy)
@@ -120,28 +119,33 @@ def score_tokens(
 
 
 def _rows(requests: Sequence[TokenRequest], max_positions: int) -> list[_Row]:
-    """All rows, longest first; the order is a function of the requests alone."""
-    rows: list[_Row] = []
+    """One row a request, longest first; the order is a function of the requests alone."""
     for index, request in enumerate(requests):
         if not request.context:
-            raise UserError(
-                "a request's context is empty and the model adds no BOS token; give at least one token of context"
-            )
+            raise UserError("a context is empty and the model adds no BOS token; give at least one token of context")
         if not request.options or not all(request.options):
             raise UserError(f"request {index}: an option is empty; give every option at least one token")
-        before = len(request.context)
-        if all(len(option) == 1 for option in request.options):
-            targets = tuple(option[0] for option in request.options)
-            rows.append(_Row(index, None, request.context, (before - 1,), (targets,)))
-            continue
-        for number, option in enumerate(request.options):
-            positions = tuple(range(before - 1, before + len(option) - 1))
-            targets = tuple((token,) for token in option)
-            rows.append(_Row(index, number, request.context + option[:-1], positions, targets))
-    longest = max((len(row.tokens) for row in rows), default=0)
-    if longest > max_positions:
-        raise UserError(f"a request has {longest} tokens, but the model's length limit is {max_positions}; shorten it")
-    return sorted(rows, key=lambda row: (-len(row.tokens), -len(row.positions), row.request, row.option or 0))
+        longest = len(request.context) + max(len(option) for option in request.options) - 1
+        if longest > max_positions:
+            raise UserError(f"a request has {longest} tokens, but the model's limit is {max_positions}; shorten it")
+    rows = [_row(index, request) for index, request in enumerate(requests)]
+    return sorted(rows, key=lambda row: (-len(row.tokens), -len(row.slots), row.request))
+
+
+def _row(index: int, request: TokenRequest) -> _Row:
+    """Lays out a request; options [5 6 7] and [8] after context [1 2] give tokens 1 2 5 6 and slots 1 2 3 | 1."""
+    before = len(request.context)
+    tokens, positions, segments = list(request.context), list(range(before)), [1] * before
+    slots: list[int] = []
+    for number, option in enumerate(request.options):
+        start, fed = len(tokens), option[:-1]
+        slots += [before - 1, *range(start, start + len(fed))]
+        tokens += fed
+        positions += range(before, before + len(fed))
+        segments += [number + 2] * len(fed)
+    targets = tuple(token for option in request.options for token in option)
+    owners = tuple(number for number, option in enumerate(request.options) for _ in option)
+    return _Row(index, tuple(tokens), tuple(positions), tuple(segments), tuple(slots), targets, owners)
 
 
 def bucket(length: int) -> int:
@@ -149,35 +153,35 @@ def bucket(length: int) -> int:
     return next((size for size in BUCKETS if size >= length), -(-length // 1024) * 1024)
 
 
-def _batches(rows: Sequence[_Row], vocab_size: int, batch_tokens: int, shards: int):
-    """Cuts sorted rows into batches and gives each its shape (rows, tokens, scored positions, options a position)."""
+def _batches(
+    rows: Sequence[_Row], vocab_size: int, batch_tokens: int, shards: int
+) -> Iterator[tuple[Sequence[_Row], tuple[int, int, int]]]:
+    """Cuts sorted rows into batches and gives each its shape (rows, tokens, slots)."""
     start = 0
     while start < len(rows):
         T = bucket(len(rows[start].tokens))
         fits = max(1, batch_tokens // T)
-        C = bucket(max(len(row.positions) for row in rows[start : start + fits]))
-        C = 1 if all(len(row.positions) == 1 for row in rows[start : start + fits]) else C
+        slots = max(len(row.slots) for row in rows[start : start + fits])
+        C = slots if slots <= BUCKETS[0] else bucket(slots)
         fits = max(1, min(fits, LOGITS_BYTES // (4 * vocab_size * C)))
         fits = -(-fits // shards) * shards
         batch = rows[start : start + fits]
         # a short last batch keeps the full shape: one program a bucket is worth a few padded rows
-        options = max(len(targets) for row in batch for targets in row.targets)
-        yield batch, (fits, T, C, options)
+        yield batch, (fits, T, C)
         start += len(batch)
 
 
-def _pad(batch: Sequence[_Row], shape: tuple[int, int, int, int]) -> tuple[np.ndarray, ...]:
-    """Host arrays of a batch: tokens and segments [B, T], scored positions [B, C], targets [B, C, K]."""
-    B, T, C, K = shape
-    tokens, segments = np.zeros((B, T), np.int32), np.zeros((B, T), np.int32)
-    positions, targets = np.zeros((B, C), np.int32), np.zeros((B, C, K), np.int32)
+def _pad(batch: Sequence[_Row], shape: tuple[int, int, int]) -> tuple[np.ndarray, ...]:
+    """Host arrays of a batch: tokens, positions and segments [B, T], slots and targets [B, C]."""
+    B, T, C = shape
+    tokens, positions, segments = (np.zeros((B, T), np.int32) for _ in range(3))
+    slots, targets = (np.zeros((B, C), np.int32) for _ in range(2))
     for index, row in enumerate(batch):
-        tokens[index, : len(row.tokens)] = row.tokens
-        segments[index, : len(row.tokens)] = 1
-        positions[index, : len(row.positions)] = row.positions
-        for place, ids in enumerate(row.targets):
-            targets[index, place, : len(ids)] = ids
-    return tokens, segments, positions, targets
+        length, scored = len(row.tokens), len(row.slots)
+        tokens[index, :length], positions[index, :length] = row.tokens, row.positions
+        segments[index, :length] = row.segments
+        slots[index, :scored], targets[index, :scored] = row.slots, row.targets
+    return tokens, positions, segments, slots, targets
 
 
 @functools.partial(jax.jit, static_argnames=("graph", "dtype"))
@@ -200,11 +204,9 @@ def _blank(requests: Sequence[TokenRequest]) -> list[Score]:
 
 
 def _record(answer: Score, row: _Row, logprobs: np.ndarray, greedy: np.ndarray) -> None:
-    """Writes a row's result [C, K] into its request's answer."""
-    if row.option is None:
-        count = len(row.targets[0])
-        answer.logprobs[:], answer.is_greedy[:] = logprobs[0, :count], greedy[0, :count]
-    else:
-        count = len(row.positions)
-        answer.logprobs[row.option] = logprobs[:count, 0].sum(dtype=np.float64)
-        answer.is_greedy[row.option] = greedy[:count, 0].all()
+    """Sums a row's results, [C] each, into its request's answer."""
+    owners = np.array(row.owners)
+    for option in range(len(answer.logprobs)):
+        mine = np.flatnonzero(owners == option)
+        answer.logprobs[option] = logprobs[mine].sum(dtype=np.float64)
+        answer.is_greedy[option] = greedy[mine].all()

@@ -23,9 +23,10 @@ class Batch:
     """Host arrays of one optimizer step: `weights` is 1 where a target counts and 0 where it is padding."""
 
     tokens_BT: np.ndarray
+    positions_BT: np.ndarray
     segments_BT: np.ndarray
-    positions_BC: np.ndarray
-    targets_BCK: np.ndarray
+    slots_BC: np.ndarray
+    targets_BC: np.ndarray
     weights_BC: np.ndarray
 
     @property
@@ -87,12 +88,13 @@ class Plan:
         # one width of responses for the whole run: it is small, and each shape is a compilation
         C = bucket(max(len(example.tokens) - example.start for example in self.examples))
         tokens, segments = np.zeros((B, T), np.int32), np.zeros((B, T), np.int32)
-        positions, targets = np.zeros((B, C), np.int32), np.zeros((B, C, 1), np.int32)
+        positions = np.tile(np.arange(T, dtype=np.int32), (B, 1))
+        slots, targets = np.zeros((B, C), np.int32), np.zeros((B, C), np.int32)
         weights = np.zeros((B, C), np.float32)
         for row, example in enumerate(members):
             length, scored = len(example.tokens) - 1, len(example.tokens) - example.start
             tokens[row, :length], segments[row, :length] = example.tokens[:-1], 1
-            positions[row, :scored] = np.arange(example.start - 1, length)
-            targets[row, :scored, 0] = example.tokens[example.start :]
+            slots[row, :scored] = np.arange(example.start - 1, length)
+            targets[row, :scored] = example.tokens[example.start :]
             weights[row, :scored] = 1
-        return Batch(tokens, segments, positions, targets, weights)
+        return Batch(tokens, positions, segments, slots, targets, weights)

@@ -18,17 +18,19 @@ from jaxift.models.readout import target_logprobs
 def response_loss(
     decoder: Decoder,
     tokens_BT: Int[Array, "B T"],
+    positions_BT: Int[Array, "B T"],
     segments_BT: Int[Array, "B T"],
-    positions_BC: Int[Array, "B C"],
-    targets_BCK: Int[Array, "B C 1"],
+    slots_BC: Int[Array, "B C"],
+    targets_BC: Int[Array, "B C"],
     weights_BC: Float[Array, "B C"],
     *,
     dtype: np.dtype,
     remat: bool,
 ) -> Float[Array, ""]:
     """Mean cross-entropy of the weighted targets, in nats a token, normalised over the whole global batch."""
-    logprobs, _ = target_logprobs(decoder, tokens_BT, segments_BT, positions_BC, targets_BCK, dtype=dtype, remat=remat)
-    return -jnp.sum(logprobs[..., 0] * weights_BC) / jnp.sum(weights_BC)
+    rows = (tokens_BT, positions_BT, segments_BT, slots_BC, targets_BC)
+    logprobs_BC, _ = target_logprobs(decoder, *rows, dtype=dtype, remat=remat)
+    return -jnp.sum(logprobs_BC * weights_BC) / jnp.sum(weights_BC)
 
 
 def learning_rates(config: TuneConfig, steps: int) -> np.ndarray:

@@ -1,0 +1,224 @@
+"""What holds for the decoder whatever its weights: causality, segments, meshes, recomputation, sizes."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import jaxift
+from jaxift.models.decoder import DecoderConfig, abstract_decoder, init_decoder
+from jaxift.models.weights import hf_tensors
+from jaxift.parallel.mesh import make_mesh, sharding, spec
+from jaxift.tuning.step import response_loss
+
+T = 12
+LAYERS = 2
+
+
+@pytest.fixture(scope="module")
+def windowed(make_folder, tmp_path_factory):
+    """A tiny Mistral whose two layers see three positions each."""
+    folder = tmp_path_factory.mktemp("windowed") / "model"
+    return jaxift.load(make_folder(folder, model_type="mistral", sliding_window=3))
+
+
+def sensitivity(model, tokens, segments, positions, place):
+    """Norm of the gradient of one position's hidden state by the embedding of each token; tokens must differ."""
+    graph, state = nnx.split(model.decoder)
+    direction = np.random.default_rng(0).normal(size=model.config.hidden_size).astype(np.float32)
+
+    def projected(state):
+        hidden = nnx.merge(graph, state).hidden(*(jnp.asarray(x)[None] for x in (tokens, positions, segments)))
+        return hidden[0, place] @ direction
+
+    with jax.set_mesh(model.mesh):
+        gradient = jax.jit(jax.grad(projected))(state)
+    rows = np.asarray(gradient["embedding"][...])[tokens]
+    return np.linalg.norm(rows, axis=-1)
+
+
+@pytest.mark.parametrize("place", [0, 5, T - 1])
+def test_a_position_depends_on_itself_and_what_is_before_it_alone(place, tiny_model):
+    tokens, ones, positions = np.arange(4, 4 + T), np.ones(T, np.int32), np.arange(T)
+    found = sensitivity(tiny_model, tokens, ones, positions, place)
+    assert (found[: place + 1] > 1e-6).all()
+    assert (found[place + 1 :] == 0).all()
+
+
+def test_a_window_reaches_as_far_as_the_layers_carry_it(windowed):
+    place, reach = T - 1, LAYERS * (3 - 1)
+    found = sensitivity(windowed, np.arange(4, 4 + T), np.ones(T, np.int32), np.arange(T), place)
+    assert (found[place - reach :] > 1e-6).all()
+    assert (found[: place - reach] == 0).all()
+
+
+def test_segments_do_not_see_each_other(tiny_model):
+    tokens = np.arange(4, 4 + T)
+    segments = np.array([1] * 5 + [2] * 4 + [0] * 3)
+    positions = np.array([*range(5), *range(4), *range(3)])
+    found = sensitivity(tiny_model, tokens, segments, positions, 8)
+    assert (found[5:9] > 1e-6).all()
+    assert (found[:5] == 0).all()
+    assert (found[9:] == 0).all()
+
+
+def test_packed_sequences_have_the_logits_of_separate_ones(tiny_model, all_logits):
+    tokens = np.arange(4, 4 + T)
+    segments = np.array([[1] * 5 + [2] * 4 + [0] * 3])
+    positions = np.array([[*range(5), *range(4), *range(3)]])
+    packed = all_logits(tiny_model.decoder, tiny_model.mesh, tokens[None], segments, positions)
+    for part in (slice(0, 5), slice(5, 9)):
+        alone = all_logits(tiny_model.decoder, tiny_model.mesh, tokens[None, part])
+        np.testing.assert_allclose(packed[:, part], alone, atol=1e-5)
+
+
+def test_logits_depend_on_distances_not_places(tiny_model, all_logits):
+    tokens, positions = np.arange(4, 4 + T)[None], np.arange(T)[None]
+    here = all_logits(tiny_model.decoder, tiny_model.mesh, tokens, positions=positions)
+    there = all_logits(tiny_model.decoder, tiny_model.mesh, tokens, positions=positions + 40)
+    np.testing.assert_allclose(here, there, atol=1e-4)
+    stretched = all_logits(tiny_model.decoder, tiny_model.mesh, tokens, positions=3 * positions)
+    assert np.abs(here - stretched).max() > 1e-2
+
+
+def test_padding_is_finite(tiny_model, all_logits):
+    segments = np.array([[1] * 4 + [0] * 8, [0] * 12])
+    assert np.isfinite(all_logits(tiny_model.decoder, tiny_model.mesh, np.full((2, T), 5), segments)).all()
+
+
+def loss_and_gradient(model, rows=8, remat=False):
+    """Response loss of a fixed batch on a model's mesh, and its gradient under Hugging Face names."""
+    rng = np.random.default_rng(3)
+    arrays = [
+        rng.integers(4, 64, (rows, 16)).astype(np.int32),
+        np.ones((rows, 16), np.int32),
+        np.tile(np.array([9, 12, 15], np.int32), (rows, 1)),
+        rng.integers(4, 64, (rows, 3, 1)).astype(np.int32),
+        np.ones((rows, 3), np.float32),
+    ]
+    placed = [jax.device_put(x, sharding(model.mesh, "batch", *[None] * (x.ndim - 1))) for x in arrays]
+    graph, state = nnx.split(model.decoder)
+
+    def loss(state):
+        return response_loss(nnx.merge(graph, state), *placed, dtype=model.dtype, remat=remat)
+
+    with jax.set_mesh(model.mesh):
+        value, gradient = jax.jit(jax.value_and_grad(loss))(state)
+    return float(value), hf_tensors(nnx.merge(graph, gradient))
+
+
+def assert_close_to_scale(found, expected, tolerance):
+    """Largest difference of each array, relative to the largest value in it."""
+    for name, value in expected.items():
+        assert np.abs(found[name] - value).max() <= tolerance * np.abs(value).max(), name
+
+
+@pytest.fixture(scope="module")
+def on_one_device(tiny_model, all_logits):
+    tokens = np.random.default_rng(2).integers(4, 64, (8, T))
+    return all_logits(tiny_model.decoder, tiny_model.mesh, tokens), *loss_and_gradient(tiny_model)
+
+
+@pytest.mark.parametrize("mesh", ["8x1x1", "4x1x2", "2x2x2"])
+def test_logits_and_gradients_are_the_same_on_every_mesh(mesh, meshes, tiny_folder, all_logits, on_one_device):
+    model = jaxift.load(tiny_folder, meshes[mesh])
+    logits, loss, gradient = on_one_device
+    tokens = np.random.default_rng(2).integers(4, 64, (8, T))
+    found_loss, found_gradient = loss_and_gradient(model)
+    assert_close_to_scale({"logits": all_logits(model.decoder, model.mesh, tokens)}, {"logits": logits}, 1e-5)
+    assert found_loss == pytest.approx(loss, rel=1e-5)
+    assert_close_to_scale(found_gradient, gradient, 1e-5)
+
+
+def test_weights_are_spread_over_the_mesh(meshes, tiny_folder):
+    decoder = jaxift.load(tiny_folder, meshes["2x2x2"]).decoder
+    assert decoder.layers.q[...].sharding.spec == jax.P(None, "fsdp", "tensor", None)
+    assert decoder.layers.q[...].addressable_shards[0].data.shape == (2, 16, 2, 8)
+    assert decoder.embedding[...].addressable_shards[0].data.shape == (32, 16)
+
+
+def test_default_mesh_is_one_device_of_the_eight(tiny_model):
+    assert jax.device_count() == 8
+    assert tiny_model.mesh.shape == {"data": 1, "fsdp": 1, "tensor": 1}
+
+
+def test_recomputation_changes_nothing(tiny_model, on_one_device):
+    _, loss, gradient = on_one_device
+    found_loss, found_gradient = loss_and_gradient(tiny_model, remat=True)
+    assert found_loss == pytest.approx(loss, rel=1e-6)
+    assert_close_to_scale(found_gradient, gradient, 1e-6)
+
+
+def test_a_wrong_gradient_would_be_seen(tiny_model, on_one_device):
+    _, _, gradient = on_one_device
+    changed = {name: value * (1 + 1e-4) for name, value in gradient.items()}
+    with pytest.raises(AssertionError):
+        assert_close_to_scale(changed, gradient, 1e-5)
+
+
+def test_collected_residuals_are_those_of_the_layers(tiny_model):
+    tokens, ones = jnp.arange(4, 4 + T)[None], jnp.ones((1, T), jnp.int32)
+    with jax.set_mesh(tiny_model.mesh):
+        hidden, residuals = tiny_model.decoder.hidden(tokens, jnp.arange(T)[None], ones, collect=True)
+        last = tiny_model.decoder.final_norm(residuals[-1])
+    assert residuals.shape == (LAYERS, 1, T, tiny_model.config.hidden_size)
+    np.testing.assert_allclose(last, hidden, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_no_dtype_is_promoted_by_accident(dtype, tiny_model):
+    tokens, ones = jnp.arange(4, 4 + T)[None], jnp.ones((1, T), jnp.int32)
+    with jax.set_mesh(tiny_model.mesh), jax.numpy_dtype_promotion("strict"):
+        hidden = tiny_model.decoder.hidden(tokens, jnp.arange(T)[None], ones, dtype=jnp.dtype(dtype))
+        logits = tiny_model.decoder.logits(hidden)
+    assert (hidden.dtype, logits.dtype) == (jnp.dtype(dtype), jnp.float32)
+
+
+def test_initialisation_follows_its_seed_on_every_mesh(tiny_model, meshes):
+    first, same, other = (
+        hf_tensors(init_decoder(tiny_model.config, seed, meshes[mesh]))
+        for seed, mesh in ((1, "1x1x1"), (1, "2x2x2"), (2, "1x1x1"))
+    )
+    name = "model.layers.1.self_attn.q_proj.weight"
+    np.testing.assert_array_equal(first[name], same[name])
+    assert not np.array_equal(first[name], other[name])
+    assert not np.array_equal(first[name], first[name.replace("1", "0")])
+
+
+LLAMA_2_7B = DecoderConfig(32000, 4096, 11008, 32, 32, 32, 128, max_positions=4096)
+MISTRAL_7B = DecoderConfig(32000, 4096, 14336, 32, 32, 8, 128, sliding_window=4096, max_positions=32768)
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 1), (1, 4, 2), (1, 1, 8)], ids=["fsdp 8", "fsdp 4 x tensor 2", "tensor 8"])
+@pytest.mark.parametrize(("config", "parameters"), [(LLAMA_2_7B, 6_738_415_616), (MISTRAL_7B, 7_241_732_096)])
+def test_real_sizes_have_the_published_parameter_count(config, parameters, shape):
+    leaves = jax.tree.leaves(nnx.state(abstract_decoder(config, make_mesh(*shape))))
+    assert sum(math.prod(leaf.shape) for leaf in leaves) == parameters
+    matrices = [leaf for leaf in leaves if leaf.shape[-1] * 100 < math.prod(leaf.shape)]
+    on_one = sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in matrices)
+    assert on_one == sum(math.prod(leaf.shape) for leaf in matrices) / 8
+
+
+def test_a_spec_does_not_use_a_mesh_axis_twice():
+    with pytest.raises(ValueError, match="use a mesh axis twice"):
+        spec("batch", "embed")
+    with pytest.raises(KeyError):
+        spec("unknown")
+
+
+def test_a_mesh_needs_its_devices():
+    with pytest.raises(ValueError, match="mesh 4x4x1 needs 16 devices, but 8 are visible"):
+        make_mesh(4, 4)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [({"num_kv_heads": 3}, "num_heads 4 is not a multiple of num_kv_heads 3"), ({"head_dim": 7}, "head_dim 7 is odd")],
+)
+def test_impossible_heads_are_refused(fields, message):
+    shape = {"vocab_size": 8, "hidden_size": 8, "intermediate_size": 8, "num_layers": 1, "num_heads": 4}
+    with pytest.raises(ValueError, match=message):
+        DecoderConfig(**{**shape, "num_kv_heads": 4, "head_dim": 8, **fields})
