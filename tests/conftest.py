@@ -159,7 +159,10 @@ def make_torch():
 
 @pytest.fixture(scope="session")
 def all_logits():
-    """Logits of every position of a decoder: (decoder, mesh, tokens [B, T], segments) -> NumPy [B, T, V]."""
+    """Logits of every position of a decoder: (decoder, mesh, tokens [B, T], ...) -> NumPy [B, T, V].
+
+    A test that changes the decoder's code names its `program`, so that it is not answered by the unchanged one.
+    """
     import functools
 
     import numpy as np
@@ -167,17 +170,17 @@ def all_logits():
 
     from jaxift.parallel.mesh import sharding
 
-    @functools.partial(jax.jit, static_argnames=("graph", "options"))
-    def forward(graph, state, tokens, positions, segments, options):
+    @functools.partial(jax.jit, static_argnames=("graph", "dtype", "program"))
+    def forward(graph, state, tokens, positions, segments, dtype, program):
         decoder = nnx.merge(graph, state)
-        return decoder.logits(decoder.hidden(tokens, positions, segments, **dict(options)))
+        return decoder.logits(decoder.hidden(tokens, positions, segments, dtype=dtype))
 
-    def run(decoder, mesh, tokens, segments=None, positions=None, **options):
+    def run(decoder, mesh, tokens, segments=None, positions=None, dtype=np.dtype(np.float32), program="as it is"):
         tokens = np.asarray(tokens, np.int32)
         segments = np.ones_like(tokens) if segments is None else segments
         positions = np.broadcast_to(np.arange(tokens.shape[1], dtype=np.int32), tokens.shape) if positions is None else positions
         arrays = [jax.device_put(np.asarray(x, np.int32), sharding(mesh, "batch", None)) for x in (tokens, positions, segments)]
         with jax.set_mesh(mesh), jax.default_matmul_precision("highest"):
-            return np.asarray(forward(*nnx.split(decoder), *arrays, tuple(options.items())))
+            return np.asarray(forward(*nnx.split(decoder), *arrays, dtype, program))
 
     return run

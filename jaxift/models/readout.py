@@ -19,10 +19,10 @@ def target_logprobs(
     dtype: np.dtype,
     remat: bool = False,
 ) -> tuple[Float[Array, "B C"], Bool[Array, "B C"]]:
-    """Natural-log probability of each target as the token after its slot, and whether it is the most likely one.
+    """Natural-log probability of each target as the token after its slot, and whether greedy decoding says it.
 
-    A row holds one sequence (segment 1) and any number of continuations (segments 2, 3, ...) that branch off its end and
-    do not see each other; segment 0 is padding. float32 logits exist at the C slots only.
+    A row holds one sequence (segment 1) and any number of continuations (segments 2, 3, ...) that branch off its end
+    and do not see each other; segment 0 is padding. float32 logits exist at the C slots only.
     """
     parents_BT = (segments_BT > 1).astype(segments_BT.dtype)
     hidden_BTD = decoder.hidden(tokens_BT, positions_BT, segments_BT, parents_BT, dtype=dtype, remat=remat)

@@ -9,6 +9,7 @@ import os
 import subprocess
 from pathlib import Path
 
+import chex
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -130,8 +131,7 @@ def test_rolled_loop_over_layers_is_right_too(reference, all_logits, monkeypatch
     monkeypatch.setattr(decoder_module, "UNROLLED_LAYERS", 0)
     model, folder = reference
     ours = jaxift.load(folder)
-    # `remat=False` spelled out makes this another program than the unrolled one
-    assert difference(model, ours.decoder, all_logits, ours.mesh, remat=False) <= TOLERANCE
+    assert difference(model, ours.decoder, all_logits, ours.mesh, program="rolled") <= TOLERANCE
 
 
 def test_attention_scale_is_part_of_the_comparison(reference, all_logits, monkeypatch):
@@ -143,7 +143,7 @@ def test_attention_scale_is_part_of_the_comparison(reference, all_logits, monkey
     monkeypatch.setattr(decoder_module, "attention", unscaled)
     model, folder = reference
     ours = jaxift.load(folder)
-    assert difference(model, ours.decoder, all_logits, ours.mesh, remat=False, collect=False) > 10 * TOLERANCE
+    assert difference(model, ours.decoder, all_logits, ours.mesh, program="unscaled") > 10 * TOLERANCE
 
 
 def test_both_spellings_of_a_config_mean_the_same(make_torch, all_logits, tmp_path):
@@ -172,9 +172,7 @@ def test_folder_survives_the_round_trip_bit_for_bit(dtype, make_torch, tmp_path)
     from transformers import AutoModelForCausalLM
 
     fields = {**SHAPE, "num_key_value_heads": 2, "tie_word_embeddings": False, "dtype": getattr(torch, dtype)}
-    model = make_torch(tmp_path / "there", "llama", **fields)
-    model = model.to(getattr(torch, dtype))
-    model.save_pretrained(tmp_path / "there")
+    make_torch(tmp_path / "there", "llama", **fields).to(getattr(torch, dtype)).save_pretrained(tmp_path / "there")
     ours = jaxift.load(tmp_path / "there", dtype=dtype)
     back = jaxift.export(ours.decoder, tmp_path / "back", source=tmp_path / "there")
     before, after = (load_file(folder / "model.safetensors") for folder in (tmp_path / "there", back))
@@ -182,12 +180,12 @@ def test_folder_survives_the_round_trip_bit_for_bit(dtype, make_torch, tmp_path)
     assert all(torch.equal(before[name], after[name]) and before[name].dtype == after[name].dtype for name in before)
     assert (tmp_path / "there" / "tokenizer.json").read_bytes() == (back / "tokenizer.json").read_bytes()
     assert json.loads((back / "config.json").read_text())["dtype"] == dtype
-    again = AutoModelForCausalLM.from_pretrained(back, attn_implementation="eager").eval()
-    assert again.dtype == getattr(torch, dtype)
+    models = [AutoModelForCausalLM.from_pretrained(folder).eval() for folder in (tmp_path / "there", back)]
+    assert models[1].dtype == getattr(torch, dtype)
     tokens = tokens_for(SHAPE["vocab_size"])
-    np.testing.assert_array_equal(torch_logits(model, tokens), torch_logits(again, tokens))
+    np.testing.assert_array_equal(*[torch_logits(model, tokens) for model in models])
     same = jaxift.load(back, dtype=dtype)
-    assert nnx.state(same.decoder).flat_state().paths == nnx.state(ours.decoder).flat_state().paths
+    chex.assert_trees_all_equal(nnx.state(same.decoder), nnx.state(ours.decoder))
 
 
 def test_bfloat16_logits_are_as_near_to_float32_as_those_of_torch(reference, all_logits):
@@ -203,17 +201,18 @@ def test_bfloat16_logits_are_as_near_to_float32_as_those_of_torch(reference, all
 
 
 def test_stories260k_matches(shared_data, all_logits):
-    transformers = pytest.importorskip("transformers")
     pytest.importorskip("torch", reason="torch is not installed; parity needs it")
+    from transformers import AutoModelForCausalLM
+
     folder = shared_data / "models" / "stories260K"
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
+    model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
     ours = jaxift.load(folder)
     text = "Once upon a time, there was a little girl named Lily. She liked to play in the park with her"
     tokens = np.array([ours.tokenizer.encode(text)])
     found = all_logits(ours.decoder, ours.mesh, tokens)
     assert np.abs(torch_logits(model, tokens) - found).max() <= 1e-4
     # a trained model: it continues the story, which a wrong port would not
-    assert ours.tokenizer.backend.decode(found[0, -1].argmax()) in (" friends", " m", " mom", " toys", " dog", " b", " f")
+    assert ours.tokenizer.backend.decode(found[0, -1].argmax()) == "friend"
 
 
 @pytest.mark.slow
