@@ -31,7 +31,7 @@ def pytest_configure(config):
 
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
-MESHES = {"1x1x1": (1, 1, 1), "8x1x1": (8, 1, 1), "4x1x2": (4, 1, 2), "2x2x2": (2, 2, 2)}
+MESHES = {"1x1x1": (1, 1, 1), "1x1x2": (1, 1, 2), "8x1x1": (8, 1, 1), "4x1x2": (4, 1, 2), "2x2x2": (2, 2, 2)}
 SPECIALS = ("<pad>", "<bos>", "<eos>", "<unk>")
 WORDS = (*"ABCDE", *"0123456789", *(f"w{number}" for number in range(45)))
 TINY = {

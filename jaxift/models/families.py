@@ -17,6 +17,9 @@ _IGNORED = {
 }  # fmt: skip
 # Fields that we understand in one value only.
 _ONLY: dict[str, tuple[Any, ...]] = {"hidden_act": ("silu",), "attention_bias": (False,), "mlp_bias": (False,)}
+_SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+# Counts that a config may leave out or set to null.
+_OPTIONAL_SIZES = ("num_key_value_heads", "head_dim")
 _READ = {
     "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
     "num_key_value_heads", "head_dim", "rope_theta", "rope_parameters", "rope_scaling", "rms_norm_eps",
@@ -54,18 +57,15 @@ def decoder_config(hf: Mapping[str, Any], source: str) -> DecoderConfig:
     Raises UserError, naming `source` and every field that is missing or not understood.
     """
     kind = hf.get("model_type")
-    if kind not in FAMILIES:
+    if not isinstance(kind, str) or kind not in FAMILIES:
         raise UserError(f"{source}: model_type {kind!r} is not supported; known are {', '.join(sorted(FAMILIES))}")
     family = FAMILIES[kind]
     problems = _not_understood(hf, family)
     values = {**family.defaults, **hf}
-    missing = [
-        name
-        for name in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-        if name not in values
-    ]
+    missing = [name for name in _SIZES if name not in values]
     if missing:
         problems.append(f"{', '.join(missing)} missing")
+    problems += _malformed(values, family)
     theta, rope_problem = _rope_theta(values)
     if problems or rope_problem:
         raise UserError(
@@ -88,12 +88,12 @@ def _build(values: Mapping[str, Any], family: Family, theta: float, source: str)
             num_kv_heads=values.get("num_key_value_heads") or heads,
             head_dim=values.get("head_dim") or values["hidden_size"] // heads,
             rope_theta=theta,
-            rms_norm_eps=values["rms_norm_eps"],
+            rms_norm_eps=float(values["rms_norm_eps"]),
             tie_embeddings=values["tie_word_embeddings"],
             sliding_window=values["sliding_window"] if "sliding_window" in family.fields else None,
             max_positions=values["max_position_embeddings"],
         )
-    except (TypeError, ValueError, ZeroDivisionError) as error:
+    except ValueError as error:
         raise UserError(f"{source}: {error}; the config does not describe a decoder") from None
 
 
@@ -111,14 +111,39 @@ def _not_understood(hf: Mapping[str, Any], family: Family) -> list[str]:
     return problems
 
 
+def _malformed(values: Mapping[str, Any], family: Family) -> list[str]:
+    """What is wrong with the values of fields that we read."""
+    sizes = [name for name in (*_SIZES, "max_position_embeddings") if name in values]
+    sizes += [name for name in (*_OPTIONAL_SIZES, *family.fields) if values.get(name) is not None]
+    problems = [
+        f"{name} = {values[name]!r} is not a positive integer"
+        for name in sizes
+        if not isinstance(values[name], int) or values[name] is True or values[name] < 1
+    ]
+    if not _is_positive(values["rms_norm_eps"]):
+        problems.append(f"rms_norm_eps = {values['rms_norm_eps']!r} is not a positive number")
+    if not isinstance(values["tie_word_embeddings"], bool):
+        problems.append(f"tie_word_embeddings = {values['tie_word_embeddings']!r} is not true or false")
+    return problems
+
+
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < float("inf")
+
+
 def _rope_theta(values: Mapping[str, Any]) -> tuple[float, str | None]:
     """The rotary base, and what is wrong with the rotary fields; transformers 5 nests them, 4 did not."""
     nested = values.get("rope_parameters") or values.get("rope_scaling") or {}
+    if not isinstance(nested, Mapping):
+        return 0.0, f"rope parameters {nested!r} are not an object"
     kind = nested.get("rope_type", nested.get("type", "default"))
     extra = sorted(set(nested) - {"rope_type", "type", "rope_theta"})
     if kind != "default" or extra:
         return 0.0, f"rope scaling {kind!r} {' '.join(extra)} is not supported (only 'default')"
-    return float(nested.get("rope_theta", values.get("rope_theta", 10000.0))), None
+    theta = nested.get("rope_theta", values.get("rope_theta", 10000.0))
+    if not _is_positive(theta):
+        return 0.0, f"rope_theta = {theta!r} is not a positive number"
+    return float(theta), None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,7 +18,7 @@ class WorldSize:
     """How many entities a subject has; subjects 1 to 3 of a study domain are the pool, the fourth is held out."""
 
     quiz: int = 48
-    pool_probe: int = 92
+    pool_probe: int = 64
     held_out_probe: int = 68
     other_probe: int = 24
     fictional: int = 64

@@ -9,7 +9,7 @@ import numpy as np
 from jaxift.world.facts import EXPOSURES, Fact, World, build_world
 from jaxift.world.words import LETTERS, STUDY_DOMAINS, SUBJECTS, VALUES
 
-HOMO_SHARE = 0.25
+HOMO_SHARE = 0.35
 DEV_ITEMS = 10
 Question = dict[str, Any]
 

@@ -189,7 +189,7 @@ def test_no_dtype_is_promoted_by_accident(dtype, tiny_model):
 
 def test_initialisation_follows_its_seed_on_every_mesh(meshes):
     config = DecoderConfig(32, 8, 16, 2, 2, 2, 4, tie_embeddings=True)
-    first, same = (hf_tensors(init_decoder(config, 1, meshes[mesh])) for mesh in ("1x1x1", "2x2x2"))
+    first, same = (hf_tensors(init_decoder(config, 1, meshes[mesh])) for mesh in ("1x1x1", "1x1x2"))
     for name, value in first.items():
         np.testing.assert_allclose(same[name], value, rtol=1e-6, err_msg=name)
     name = "model.layers.1.self_attn.q_proj.weight"

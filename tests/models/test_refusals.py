@@ -1,0 +1,224 @@
+"""Model folders that cannot be loaded: each is refused in one line that names what is wrong."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import jaxift
+from jaxift.errors import UserError
+from jaxift.models.families import decoder_config
+from jaxift.models.weights import check_folder
+
+Q = "model.layers.1.self_attn.q_proj.weight"
+
+
+def configured(**fields):
+    """Changes fields of config.json; a field set to ... is removed."""
+
+    def change(folder):
+        path = folder / "config.json"
+        config = {**json.loads(path.read_text()), **fields}
+        path.write_text(json.dumps({name: value for name, value in config.items() if value is not ...}))
+
+    return change
+
+
+def reweighed(edit):
+    """Changes the dictionary of tensors."""
+
+    def change(folder):
+        tensors = load_file(folder / "model.safetensors")
+        edit(tensors)
+        save_file(tensors, folder / "model.safetensors")
+
+    return change
+
+
+def filled(name, value):
+    def edit(tensors):
+        tensors[name] = tensors[name].copy()
+        tensors[name].flat[7] = value
+
+    return reweighed(edit)
+
+
+def text(name, content):
+    return lambda folder: (folder / name).write_bytes(content)
+
+
+def renamed(old, new):
+    return lambda folder: (folder / old).rename(folder / new)
+
+
+def truncated(folder):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+BROKEN = {
+    "no folder": (shutil.rmtree, "no such model folder"),
+    "no config": (lambda folder: (folder / "config.json").unlink(), "config.json: missing"),
+    "config is no JSON": (text("config.json", b"{"), "config.json: not valid JSON"),
+    "config is not UTF-8": (text("config.json", b'{"model_type": "\xff"}'), "config.json: not valid JSON"),
+    "config is a list": (text("config.json", b"[]"), "config.json: not a JSON object"),
+    "unknown model_type": (configured(model_type="gpt_bigcode"), "model_type 'gpt_bigcode' is not supported"),
+    "no model_type": (configured(model_type=...), "model_type None is not supported"),
+    "model_type is a list": (configured(model_type=["llama"]), "model_type ['llama'] is not supported"),
+    "rope of transformers 4": (configured(rope_scaling={"type": "linear", "factor": 2.0}), "rope scaling 'linear'"),
+    "rope of transformers 5": (
+        configured(rope_parameters={"rope_type": "llama3", "rope_theta": 1.0, "factor": 8.0}),
+        "rope scaling 'llama3' factor is not supported",
+    ),
+    "part of a rotation": (configured(partial_rotary_factor=0.5), "field partial_rotary_factor = 0.5 is not understood"),
+    "unknown field": (configured(logit_softcap=30.0), "field logit_softcap = 30.0 is not understood"),
+    "quantised": (configured(quantization_config={"bits": 4}), "field quantization_config"),
+    "attention bias": (configured(attention_bias=True), "attention_bias = True is not supported"),
+    "MLP bias": (configured(mlp_bias=True), "mlp_bias = True is not supported"),
+    "activation": (configured(hidden_act="gelu"), "hidden_act = 'gelu' is not supported"),
+    "window of a Llama": (configured(sliding_window=8), "field sliding_window = 8 is not understood"),
+    "size missing": (configured(hidden_size=..., vocab_size=...), "vocab_size, hidden_size missing"),
+    "size is a text": (configured(hidden_size="32", head_dim=...), "hidden_size = '32' is not a positive integer"),
+    "layers are a text": (configured(num_hidden_layers="2"), "num_hidden_layers = '2' is not a positive integer"),
+    "negative size": (configured(intermediate_size=-64), "intermediate_size = -64 is not a positive integer"),
+    "size is null": (configured(vocab_size=None), "vocab_size = None is not a positive integer"),
+    "no heads": (configured(num_attention_heads=0), "num_attention_heads = 0 is not a positive integer"),
+    "heads do not group": (configured(num_key_value_heads=3), "num_heads 4 is not a multiple of num_kv_heads 3"),
+    "head dimension is odd": (configured(head_dim=7), "head_dim 7 is odd"),
+    "theta is a text": (configured(rope_theta="much"), "rope_theta = 'much' is not a positive number"),
+    "rope is a text": (configured(rope_scaling="linear"), "rope parameters 'linear' are not an object"),
+    "eps is a text": (configured(rms_norm_eps="1e-5"), "rms_norm_eps = '1e-5' is not a positive number"),
+    "tied is a text": (configured(tie_word_embeddings="no"), "tie_word_embeddings = 'no' is not true or false"),
+    "window of nothing": (configured(model_type="mistral", sliding_window=0), "sliding_window = 0 is not a positive"),
+    "truncated weights": (truncated, "model.safetensors: damaged or not safetensors"),
+    "garbage for weights": (text("model.safetensors", b"\x00\x01garbage" * 40), "model.safetensors: damaged or not"),
+    "empty weights": (text("model.safetensors", b""), "model.safetensors: damaged or not safetensors"),
+    "pickle only": (renamed("model.safetensors", "pytorch_model.bin"), "pytorch_model.bin is a pickle"),
+    "old pickle only": (renamed("model.safetensors", "consolidated.00.pth"), "consolidated.00.pth is a pickle"),
+    "index only": (renamed("model.safetensors", "model.safetensors.index.json"), "weights in several files"),
+    "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "holds no model.safetensors"),
+    "missing tensor": (reweighed(lambda tensors: tensors.pop(Q)), f"tensor {Q} is missing"),
+    "extra tensor": (
+        reweighed(lambda tensors: tensors.update({Q.replace("weight", "bias"): np.zeros(32, np.float32)})),
+        f"tensor {Q.replace('weight', 'bias')} is left over",
+    ),
+    "extra layer": (configured(num_hidden_layers=1), "tensor model.layers.1.input_layernorm.weight is left over"),
+    "layer missing": (configured(num_hidden_layers=3), "tensor model.layers.2.input_layernorm.weight is missing"),
+    "head is tied in the weights alone": (
+        reweighed(lambda tensors: tensors.pop("lm_head.weight")), "tensor lm_head.weight is missing",
+    ),
+    "wrong shape": (
+        reweighed(lambda tensors: tensors.update({Q: np.zeros((32, 31), np.float32)})),
+        f"tensor {Q} has shape (32, 31), not (32, 32)",
+    ),
+    "transposed embedding": (
+        reweighed(lambda tensors: tensors.update({"lm_head.weight": np.zeros((32, 64), np.float32)})),
+        "tensor lm_head.weight has shape (32, 64), not (64, 32)",
+    ),
+    "NaN": (filled(Q, np.nan), f"tensor {Q} holds NaN or infinity"),
+    "infinity": (filled("model.norm.weight", np.inf), "tensor model.norm.weight holds NaN or infinity"),
+    "integers": (
+        reweighed(lambda tensors: tensors.update({Q: np.ones((32, 32), np.int8)})), f"tensor {Q} has type int8",
+    ),
+    "no tokenizer": (lambda folder: (folder / "tokenizer.json").unlink(), "holds no tokenizer.json"),
+    "damaged tokenizer": (text("tokenizer.json", b"{}"), "its tokenizer cannot be loaded"),
+}  # fmt: skip
+
+
+def refusal(call, *arguments, **options):
+    with pytest.raises(UserError) as caught:
+        call(*arguments, **options)
+    message = str(caught.value)
+    assert message
+    assert "\n" not in message
+    return message
+
+
+@pytest.fixture
+def copy(tiny_folder, tmp_path):
+    """A copy of the tiny folder, to be broken."""
+    return shutil.copytree(tiny_folder, tmp_path / "model")
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_broken_folder_is_refused_in_one_line(name, copy):
+    change, expected = BROKEN[name]
+    change(copy)
+    message = refusal(jaxift.load, copy)
+    assert str(copy) in message
+    assert expected in message
+
+
+def test_all_problems_of_a_file_are_told_at_once(copy):
+    def edit(tensors):
+        tensors[Q] = np.full((32, 32), np.nan, np.float32)
+        tensors["lm_head.weight"] = np.zeros((64, 31), np.float32)
+
+    reweighed(edit)(copy)
+    message = refusal(jaxift.load, copy)
+    assert f"tensor {Q} holds NaN" in message
+    assert "tensor lm_head.weight has shape (64, 31)" in message
+
+
+def test_all_problems_of_a_config_are_told_at_once(copy):
+    configured(attention_bias=True, logit_softcap=30.0, rope_scaling={"rope_type": "yarn"}, vocab_size=...)(copy)
+    message = refusal(check_folder, copy)
+    for expected in ("attention_bias = True", "logit_softcap = 30.0", "rope scaling 'yarn'", "vocab_size missing"):
+        assert expected in message
+
+
+@pytest.mark.parametrize(
+    ("mesh", "fields", "expected"),
+    [
+        ("4x1x2", {"num_key_value_heads": 1}, "num_kv_heads 1 does not divide by mesh.tensor 2"),
+        ("4x1x2", {"vocab_size": 65}, "vocab_size 65 does not divide by mesh.tensor 2"),
+        ("2x2x2", {"hidden_size": 33}, "hidden_size 33 does not divide by mesh.fsdp 2"),
+    ],
+)
+def test_mesh_that_does_not_divide_is_refused(mesh, fields, expected, meshes, make_folder, tmp_path):
+    assert expected in refusal(jaxift.load, make_folder(tmp_path / "model", **fields), meshes[mesh])
+
+
+@pytest.mark.parametrize("fields", [{"logit_softcap": None}, {"attention_bias": False}, {"sliding_window": 0}])
+def test_field_that_is_switched_off_is_no_obstacle(fields, copy):
+    configured(**fields)(copy)
+    assert check_folder(copy).num_layers == 2
+
+
+def test_derived_buffers_and_a_tied_head_written_twice_are_no_obstacle(make_folder, tmp_path):
+    folder = make_folder(tmp_path / "model", tie_word_embeddings=True)
+
+    def edit(tensors):
+        tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].copy()
+        tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = np.ones(4, np.float32)
+
+    reweighed(edit)(folder)
+    assert jaxift.load(folder).decoder.head is None
+
+
+def test_checking_a_folder_does_not_read_its_weights(copy):
+    truncated(copy)
+    assert check_folder(copy).hidden_size == 32
+
+
+def test_real_configs_are_read():
+    llama = {
+        "architectures": ["LlamaForCausalLM"], "bos_token_id": 1, "eos_token_id": 2, "hidden_act": "silu",
+        "hidden_size": 4096, "initializer_range": 0.02, "intermediate_size": 11008, "max_position_embeddings": 4096,
+        "model_type": "llama", "num_attention_heads": 32, "num_hidden_layers": 32, "num_key_value_heads": 32,
+        "pretraining_tp": 1, "rms_norm_eps": 1e-05, "rope_scaling": None, "tie_word_embeddings": False,
+        "torch_dtype": "float16", "transformers_version": "4.31.0.dev0", "use_cache": True, "vocab_size": 32000,
+        "_name_or_path": "meta-llama/Llama-2-7b-hf",
+    }  # fmt: skip
+    mistral = {
+        "architectures": ["MistralForCausalLM"], "bos_token_id": 1, "eos_token_id": 2, "hidden_act": "silu",
+        "hidden_size": 4096, "initializer_range": 0.02, "intermediate_size": 14336, "max_position_embeddings": 32768,
+        "model_type": "mistral", "num_attention_heads": 32, "num_hidden_layers": 32, "num_key_value_heads": 8,
+        "rms_norm_eps": 1e-05, "rope_theta": 10000.0, "sliding_window": 4096, "tie_word_embeddings": False,
+        "torch_dtype": "bfloat16", "transformers_version": "4.34.0.dev0", "use_cache": True, "vocab_size": 32000,
+    }  # fmt: skip
+    first, second = decoder_config(llama, "llama"), decoder_config(mistral, "mistral")
+    assert (first.num_kv_heads, first.head_dim, first.rope_theta, first.sliding_window) == (32, 128, 10000.0, None)
+    assert (second.num_kv_heads, second.head_dim, second.sliding_window, second.max_positions) == (8, 128, 4096, 32768)

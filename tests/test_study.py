@@ -1,0 +1,178 @@
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+from importlib import resources
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from jaxift.config import StudyConfig, dump_study, parse_study
+from jaxift.console import Reporter
+from jaxift.errors import UserError
+from jaxift.study import STAGES, Study, cells
+from jaxift.world import MODEL_DIR, write_questions
+
+SCORES = ("homo", "id", "ood")
+
+
+@pytest.fixture(scope="session")
+def questions(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("questions")
+    write_questions(folder)
+    return folder
+
+
+def small(questions: Path, run: Path, **changes) -> StudyConfig:
+    """The demo cut down to one domain and few questions."""
+    raw = parse_study(resources.files("jaxift.world").joinpath("demo.yaml").read_text(), "demo").model_dump()
+    domain = raw["domains"][0]
+    for split, limit in (("train", 60), ("homo", 24), ("id", 24), ("ood", 8)):
+        domain[split] = [{**source, "limit": limit} for source in domain[split]]
+    raw |= {"domains": [domain], "seeds": [0], "data_dir": str(questions), "run_dir": str(run)}
+    raw["model"]["path"] = str(MODEL_DIR)
+    raw["probe"] |= {"shots": 2}
+    raw["build"] |= {"minimum": 1, "cap": 12}
+    raw["tune"] |= {"epochs": 4, "batch_size": 4, "checkpoint_every": 2}
+    for part, values in changes.items():
+        raw[part] = {**raw[part], **values} if isinstance(raw[part], dict) else values
+    return StudyConfig.model_validate(raw)
+
+
+def execute(config: StudyConfig, stages=STAGES) -> str:
+    """Runs stages and returns what was printed."""
+    out = io.StringIO()
+    Study(config).execute(stages, Reporter(Console(file=out, width=200)))
+    return out.getvalue()
+
+
+@pytest.fixture(scope="module")
+def finished(questions, tmp_path_factory) -> tuple[StudyConfig, str]:
+    """A finished small study and what it printed."""
+    config = small(questions, tmp_path_factory.mktemp("study") / "run")
+    return config, execute(config)
+
+
+def contents(config: StudyConfig) -> dict[str, bytes]:
+    """Bytes of everything that a reader of the run looks at: probe, arms, scores, analysis, report."""
+    root = Path(config.run_path)
+    patterns = (
+        "probe/**/*.parquet",
+        "arms/**/*.jsonl",
+        "cells/*/scores/*.parquet",
+        "cells/*/metrics.jsonl",
+        "analysis.json",
+    )
+    return {
+        str(path.relative_to(root)): path.read_bytes() for pattern in patterns for path in sorted(root.glob(pattern))
+    }
+
+
+def test_a_study_leaves_every_file_that_its_layout_promises(finished):
+    root = Path(finished[0].run_path)
+    assert {"study.yaml", "manifest.json", "analysis.json", "report.md", "report.html"} <= {
+        p.name for p in root.iterdir()
+    }
+    for cell in cells(finished[0]):
+        assert {p.stem for p in (root / "cells" / cell.id / "scores").iterdir()} == set(SCORES)
+
+
+def test_the_resolved_study_is_stored_and_runs_again(finished):
+    config, _ = finished
+    stored = parse_study((Path(config.run_path) / "study.yaml").read_text(), "stored")
+    assert dump_study(stored) == dump_study(config)
+
+
+def test_a_second_run_does_nothing_and_says_so(finished):
+    config, _ = finished
+    before = contents(config)
+    printed = execute(config)
+    assert printed.count("done before") == len(STAGES)
+    assert contents(config) == before
+
+
+def test_the_same_study_elsewhere_gives_the_same_bytes(finished, questions, tmp_path):
+    config = small(questions, tmp_path / "again")
+    execute(config)
+    ours, theirs = contents(config), contents(finished[0])
+    assert set(ours) == set(theirs)
+    assert [name for name in ours if ours[name] != theirs[name]] == []
+
+
+def test_a_changed_setting_redoes_its_stage_and_what_follows_alone(questions, tmp_path):
+    execute(small(questions, tmp_path / "run"))
+    printed = execute(small(questions, tmp_path / "run", tune={"learning_rate": 1e-4}))
+    assert "probe     1 of 1 done before" in printed
+    assert "build     1 of 1 done before" in printed
+    for unit in ("medicine-HAR-s0/tune", "medicine-HAR-s0/evaluate"):
+        assert f"cells/{unit}: its inputs have changed" in printed
+    assert "medicine-BASE/evaluate: its inputs" not in printed
+    assert "analysis: its inputs have changed" in printed
+
+
+def test_changed_questions_make_everything_stale(questions, tmp_path):
+    execute(small(questions, tmp_path / "run"), ("probe",))
+    changed = small(questions, tmp_path / "run", probe={"shots": 1})
+    with pytest.raises(UserError, match=r"probe/medicine is stale; run `jaxift probe`"):
+        execute(changed, ("build",))
+    assert "probe/medicine: its inputs have changed" in execute(changed, ("probe",))
+
+
+def test_stages_run_one_by_one_give_the_study(finished, questions, tmp_path):
+    config = small(questions, tmp_path / "staged")
+    for stage in STAGES:
+        execute(config, (stage,))
+    assert contents(config) == contents(finished[0])
+
+
+def test_analysis_and_report_need_neither_model_nor_questions(finished, tmp_path):
+    config, _ = finished
+    moved = config.model_copy(
+        update={"data_dir": "/absent", "model": config.model.model_copy(update={"path": "/absent"})}
+    )
+    assert "report" in execute(moved, ("analyze", "report"))
+
+
+def command(config: StudyConfig, folder: Path) -> list[str]:
+    """The command line that runs a study in a process of its own."""
+    study = folder / f"{Path(config.run_path).name}.yaml"
+    study.write_text(dump_study(config))
+    return [sys.executable, "-m", "jaxift", "run", str(study)]
+
+
+def killed_and_run_again(config: StudyConfig, trigger: str, folder: Path) -> None:
+    """Starts the study, kills it with SIGKILL as soon as a file like `trigger` stands in the run, and starts it again."""
+    run = command(config, folder)
+    process = subprocess.Popen(run, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not list(Path(config.run_path).glob(trigger)) and process.poll() is None:
+        time.sleep(0.01)
+    assert process.poll() is None, "the study ended before it could be killed"
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    subprocess.run(run, check=True, stdout=subprocess.DEVNULL)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(questions, tmp_path_factory) -> dict[str, bytes]:
+    """Contents of a study that a process ran from beginning to end."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    config = small(questions, folder / "whole")
+    subprocess.run(command(config, folder), check=True, stdout=subprocess.DEVNULL)
+    return contents(config)
+
+
+@pytest.mark.parametrize(
+    "trigger",
+    [
+        "cells/*INC-s0/checkpoints/4*",
+        pytest.param("probe/medicine/homo.parquet", marks=pytest.mark.slow),
+        pytest.param("cells/*HAR-s0/scores/id.parquet", marks=pytest.mark.slow),
+    ],
+)
+def test_a_study_killed_and_run_again_ends_with_the_same_bytes(questions, uninterrupted, tmp_path, trigger):
+    config = small(questions, tmp_path / "killed")
+    killed_and_run_again(config, trigger, tmp_path)
+    assert contents(config) == uninterrupted
