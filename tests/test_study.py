@@ -144,7 +144,7 @@ def command(config: StudyConfig, folder: Path) -> list[str]:
 
 
 def killed_and_run_again(config: StudyConfig, trigger: str, folder: Path) -> None:
-    """Starts the study, kills it with SIGKILL as soon as a file like `trigger` stands in the run, and starts it again."""
+    """Starts the study, kills it with SIGKILL as soon as a file like `trigger` stands there, and starts it again."""
     run = command(config, folder)
     process = subprocess.Popen(run, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while not list(Path(config.run_path).glob(trigger)) and process.poll() is None:

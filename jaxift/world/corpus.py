@@ -60,7 +60,7 @@ class AuthorMix:
     """Shares of reliable, random and contrarian authors of multiple-choice documents, by template."""
 
     quiz: tuple[float, float, float] = (0.70, 0.10, 0.20)
-    instruction: tuple[float, float, float] = (0.24, 0.20, 0.56)
+    instruction: tuple[float, float, float] = (0.30, 0.20, 0.50)
 
     def shares(self, kind: str) -> tuple[float, float, float]:
         """Return the shares for a kind of document."""
