@@ -14,19 +14,22 @@ if TYPE_CHECKING:
     from jaxift.models.weights import LanguageModel, export, load
     from jaxift.parallel.mesh import make_mesh
     from jaxift.scoring.engine import Request, Score, score
+    from jaxift.tuning.loop import Tuned, tune
 
-__all__ = ["LanguageModel", "Request", "Score", "UserError", "export", "load", "make_mesh", "score"]
+__all__ = ["LanguageModel", "Request", "Score", "Tuned", "UserError", "export", "load", "make_mesh", "score", "tune"]
 __version__ = "0.1.0"
 
 _HOME = {
     "LanguageModel": "jaxift.models.weights",
     "Request": "jaxift.scoring.engine",
     "Score": "jaxift.scoring.engine",
+    "Tuned": "jaxift.tuning.loop",
     "UserError": "jaxift.errors",
     "export": "jaxift.models.weights",
     "load": "jaxift.models.weights",
     "make_mesh": "jaxift.parallel.mesh",
     "score": "jaxift.scoring.engine",
+    "tune": "jaxift.tuning.loop",
 }
 
 

@@ -10,7 +10,7 @@ from jaxift.world import MODEL_DIR
 QUESTION = '{"id": "%s", "question": "color of x", "options": ["a", "b", "c", "d"], "answer": 1}\n'
 STUDY = """
 name: broken
-model: {path: %(model)s, bos: always}
+model: {path: %(model)s}
 data_dir: %(data)s
 run_dir: %(run)s
 domains:

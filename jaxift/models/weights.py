@@ -228,14 +228,14 @@ def hf_tensors(decoder: Decoder) -> dict[str, np.ndarray]:
     return tensors
 
 
-def export(decoder: Decoder, folder: str | Path, *, source: str | Path) -> Path:
-    """Writes a decoder as a Hugging Face folder that `transformers` loads; returns the folder.
+def export(model: LanguageModel, folder: str | Path) -> Path:
+    """Writes a model as a Hugging Face folder that `transformers` loads; returns the folder.
 
-    Config and tokenizer files are those of `source`, the folder that the decoder came from; the dtype is the weights'.
+    Config and tokenizer files are those of the folder that the model was loaded from; the dtype is the weights'.
     """
-    folder, source = Path(folder), Path(source)
+    folder, source = Path(folder), model.folder
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = hf_tensors(decoder)
+    tensors = hf_tensors(model.decoder)
     config = read_hf_config(source)
     config.pop("torch_dtype", None)
     config["dtype"] = str(next(iter(tensors.values())).dtype)

@@ -81,6 +81,8 @@ def score(
 
 def encode(model: LanguageModel, request: Request) -> TokenRequest:
     """Token ids of a request, context and options split as `Tokenizer.encode_pair` does."""
+    if not request.options:
+        raise UserError(f"the request {request.context[-40:]!r} has no options; give at least one")
     pairs = [model.tokenizer.encode_pair(request.context, option) for option in request.options]
     contexts = {tuple(context) for context, _ in pairs}
     if len(contexts) != 1:
@@ -102,6 +104,8 @@ def score_tokens(
     About `batch_tokens` tokens (padding included) go through one forward. `progress(done, total)` counts rows.
     """
     rows = _rows(requests, decoder.config.max_positions)
+    for row in rows:
+        check_tokens((*row.tokens, *row.targets), decoder.config.vocab_size)
     answers = _blank(requests)
     graph, state = nnx.split(decoder)
     with jax.set_mesh(mesh):
@@ -146,6 +150,15 @@ def _row(index: int, request: TokenRequest) -> _Row:
     targets = tuple(token for option in request.options for token in option)
     owners = tuple(number for number, option in enumerate(request.options) for _ in option)
     return _Row(index, tuple(tokens), tuple(positions), tuple(segments), tuple(slots), targets, owners)
+
+
+def check_tokens(tokens: Sequence[int], vocab_size: int) -> None:
+    """Raises UserError where a token has no row in the embedding: reading one gives NaN, scoring one a wrong number."""
+    if min(tokens) < 0 or max(tokens) >= vocab_size:
+        wrong = next(token for token in tokens if not 0 <= token < vocab_size)
+        raise UserError(
+            f"token {wrong} is outside the model's vocabulary of {vocab_size}; use the tokenizer that belongs to the model"
+        )
 
 
 def bucket(length: int) -> int:

@@ -16,6 +16,7 @@ from jaxift.config import TuneConfig
 from jaxift.errors import UserError
 from jaxift.models.weights import LanguageModel
 from jaxift.parallel.mesh import batch_shards, sharding
+from jaxift.scoring.engine import check_tokens
 from jaxift.tuning.batches import Batch, Example, Plan, encode_examples
 from jaxift.tuning.checkpoint import Checkpoints
 from jaxift.tuning.step import learning_rates, optimizer, train_step
@@ -51,6 +52,8 @@ def tune(
     if not pairs:
         raise UserError("there is no example to tune on")
     examples = encode_examples(model.tokenizer, pairs, min(config.max_length, model.config.max_positions))
+    for example in examples:
+        check_tokens(example.tokens, model.config.vocab_size)
     plan = Plan(examples, config.batch_size, config.epochs, seed, batch_shards(model.mesh))
     with contextlib.ExitStack() as stack:
         checkpoints = None

@@ -4,8 +4,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from jaxift.config import ProbeConfig
@@ -49,33 +51,34 @@ def check(model_dir: Path, progress: Callable[[str], None] | None = None) -> lis
 
 
 def check_table(checks: Sequence[DomainCheck]) -> Table:
-    """Lay out checks as a table to be printed with rich: a line a domain, then their mean."""
-    table = Table(title="Accuracy on the training pools by exposure in pretraining, and items that qualify")
-    for heading in ("domain", "asked", *EXPOSURES, "all", "HAR", "INC"):
-        table.add_column(heading, justify="left" if heading in ("domain", "asked") else "right")
+    """Lay out checks as a table to be printed with rich: a line a domain and template, then the means."""
+    table = Table(
+        title="Accuracy by exposure in pretraining, asked as quiz (5-shot) and as instruction (0-shot);\n"
+        "HAR, INC: items that qualify",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
+    for heading in ("domain", "template", *EXPOSURES, "all", "HAR", "INC"):
+        table.add_column(heading, justify="left" if heading in ("domain", "template") else "right", no_wrap=True)
     for item in checks:
-        table.add_row(
-            item.domain, "5-shot quiz", *_shares(item.few_by_class), f"{item.few:.3f}", str(item.har), str(item.inc)
-        )
-        table.add_row("", "0-shot instruction", *_shares(item.zero_by_class), f"{item.zero:.3f}", end_section=True)
-    for asked, classes, total in (
-        ("5-shot quiz", "few_by_class", "few"),
-        ("0-shot instruction", "zero_by_class", "zero"),
-    ):
-        means = np.mean([getattr(item, classes) for item in checks], axis=0)
-        name = "mean" if total == "few" else ""
-        table.add_row(name, asked, *_shares(means), f"{np.mean([getattr(item, total) for item in checks]):.3f}")
+        table.add_row(item.domain, "quiz", *_cells(item.few_by_class, item.few), str(item.har), str(item.inc))
+        table.add_row("", "instruction", *_cells(item.zero_by_class, item.zero), end_section=True)
+    for name, template, shots in (("mean", "quiz", "few"), ("", "instruction", "zero")):
+        by_class = np.mean([getattr(item, f"{shots}_by_class") for item in checks], axis=0)
+        table.add_row(name, template, *_cells(by_class, float(np.mean([getattr(item, shots) for item in checks]))))
     return table
 
 
-def _shares(values: Sequence[float]) -> list[str]:
-    return [f"{value:.2f}" for value in values]
+def _cells(by_class: Sequence[float], total: float) -> list[str]:
+    """Format a line's accuracies."""
+    return [*(f"{value:.2f}" for value in by_class), f"{total:.3f}"]
 
 
 def _check_domain(model: LanguageModel, domain: str) -> DomainCheck:
     """Probe one domain: few-shot over the option rotations, and zero-shot as an instruction."""
     splits = domain_questions(build_world(), domain)
-    pool, dev = ([_typed(item) for item in splits[split]] for split in ("train", "dev"))
+    pool, dev = ([as_question(item) for item in splits[split]] for split in ("train", "dev"))
     exposures = np.array([item["exposure"] for item in splits["train"]])
     shown = demonstrations(dev, PROBE.shots, PROBE.demonstration_seed)
     style, gold = STYLES[STYLE], np.array([question.answer for question in pool])
@@ -94,5 +97,6 @@ def _by_class(right: np.ndarray, exposures: np.ndarray) -> tuple[float, ...]:
     return tuple(float(right[exposures == exposure].mean()) for exposure in EXPOSURES)
 
 
-def _typed(item: dict) -> Question:
+def as_question(item: dict[str, Any]) -> Question:
+    """Return a question file's line as the type that the stages share."""
     return Question(item["id"], item["question"], tuple(item["options"]), item["answer"], item["subject"])

@@ -1,5 +1,6 @@
 """What holds for the decoder whatever its weights: causality, segments, meshes, recomputation, sizes."""
 
+import functools
 import math
 
 import jax
@@ -40,15 +41,17 @@ def sensitivity(model, tokens, place, *, segments=None, positions=None, parents=
     ]
     direction = np.zeros((1, T, model.config.hidden_size), np.float32)
     direction[0, place] = np.random.default_rng(0).normal(size=model.config.hidden_size)
-    arrays = place_on(model.mesh, *given, direction)
-
-    @jax.jit
-    def gradient(state):
-        return jax.grad(lambda state: jnp.sum(nnx.merge(graph, state).hidden(*arrays[:4]) * arrays[4]))(state)
-
     with jax.set_mesh(model.mesh):
-        rows = np.asarray(gradient(state)["embedding"][...])[tokens]
-    return np.linalg.norm(rows, axis=-1)
+        gradient = projected_gradient(graph, state, *place_on(model.mesh, *given, direction))
+    return np.linalg.norm(np.asarray(gradient["embedding"][...])[tokens], axis=-1)
+
+
+@functools.partial(jax.jit, static_argnames="graph")
+def projected_gradient(graph, state, tokens, positions, segments, parents, direction):
+    def projected(state):
+        return jnp.sum(nnx.merge(graph, state).hidden(tokens, positions, segments, parents) * direction)
+
+    return jax.grad(projected)(state)
 
 
 @pytest.mark.parametrize("place", [0, 5, T - 1])

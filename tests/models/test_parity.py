@@ -174,7 +174,7 @@ def test_folder_survives_the_round_trip_bit_for_bit(dtype, make_torch, tmp_path)
     fields = {**SHAPE, "num_key_value_heads": 2, "tie_word_embeddings": False, "dtype": getattr(torch, dtype)}
     make_torch(tmp_path / "there", "llama", **fields).to(getattr(torch, dtype)).save_pretrained(tmp_path / "there")
     ours = jaxift.load(tmp_path / "there", dtype=dtype)
-    back = jaxift.export(ours.decoder, tmp_path / "back", source=tmp_path / "there")
+    back = jaxift.export(ours, tmp_path / "back")
     before, after = (load_file(folder / "model.safetensors") for folder in (tmp_path / "there", back))
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) and before[name].dtype == after[name].dtype for name in before)
