@@ -117,7 +117,7 @@ def _demo_config(rest: Sequence[str]) -> StudyConfig:
     if "-h" in rest or "--help" in rest:
         return config
     questions = RunDirectory.create(run_dir).root / "questions"
-    write_questions(Path(questions))
+    write_questions(questions)
     return config.model_copy(update={"data_dir": str(questions)})
 
 

@@ -32,10 +32,12 @@ class Checkpoints:
         self.manager.close()
 
     def _discard_others(self) -> None:
-        """Removes checkpoints of a run with another key: other data, other settings."""
+        """Removes checkpoints of a run with another key (other data, other settings), and never anything else."""
         marker = self.folder / "key.txt"
-        if self.folder.exists() and not (marker.exists() and marker.read_text() == self.key):
+        if marker.exists() and marker.read_text() != self.key:
             self.folder.rmtree()
+        elif not marker.exists() and self.folder.exists() and any(self.folder.iterdir()):
+            raise UserError(f"{self.folder}: holds other files than checkpoints; give an empty or new folder")
         self.folder.mkdir(parents=True, exist_ok=True)
         marker.write_text(self.key)
 

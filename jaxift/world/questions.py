@@ -1,10 +1,10 @@
 """The study's question files: one four-choice question for every fact about a probe entity."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from etils import epath
 
 from jaxift.world.facts import EXPOSURES, Fact, World, build_world
 from jaxift.world.words import LETTERS, STUDY_DOMAINS, SUBJECTS, VALUES
@@ -14,9 +14,9 @@ DEV_ITEMS = 10
 Question = dict[str, Any]
 
 
-def write_questions(folder: Path, seed: int = 0) -> list[Path]:
+def write_questions(folder: epath.PathLike, seed: int = 0) -> list[epath.Path]:
     """Write `DOMAIN/{train,dev,homo,id}.jsonl` of the world of `seed` into `folder`; return the files' paths."""
-    world, paths = build_world(seed), []
+    folder, world, paths = epath.Path(folder), build_world(seed), []
     for domain in STUDY_DOMAINS:
         (folder / domain).mkdir(parents=True, exist_ok=True)
         for split, items in domain_questions(world, domain).items():
