@@ -40,6 +40,19 @@ def versions() -> dict[str, str]:
     return found
 
 
+def writable_folder(path: epath.PathLike, what: str) -> epath.Path:
+    """Makes a folder, and raises UserError, naming `what` it is for, where files cannot be written into it."""
+    folder = epath.Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        trial = folder / ".writable"
+        trial.write_text("")
+        trial.unlink()
+    except OSError as error:
+        raise UserError(f"{what} {path}: cannot be written ({error}); give a writable path") from None
+    return folder
+
+
 @dataclasses.dataclass(frozen=True)
 class RunDirectory:
     """A run directory; paths given to its methods are relative to it, with forward slashes."""
@@ -49,17 +62,7 @@ class RunDirectory:
     @classmethod
     def create(cls, path: str) -> "RunDirectory":
         """Opens or creates the directory; raises UserError where it cannot be written."""
-        root = epath.Path(path)
-        try:
-            root.mkdir(parents=True, exist_ok=True)
-            probe = root / ".writable"
-            probe.write_text("")
-            probe.unlink()
-        except OSError as error:
-            raise UserError(
-                f"run directory {path}: cannot be written ({error}); set run_dir to a writable path"
-            ) from None
-        return cls(root)
+        return cls(writable_folder(path, "run directory"))
 
     @classmethod
     def open(cls, path: str) -> "RunDirectory":
@@ -108,9 +111,15 @@ class RunDirectory:
         self.write_text(relative, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
     def read_jsonl(self, relative: str) -> list[dict[str, Any]]:
-        """Reads one JSON object a line."""
+        """Reads one JSON object a line; raises UserError where the file is missing or damaged."""
         # split at newlines alone: a JSON text may hold U+2028 and the like, which splitlines() takes for line ends
-        return [json.loads(line) for line in self.read_text(relative).split("\n") if line.strip()]
+        lines = [line for line in self.read_text(relative).split("\n") if line.strip()]
+        try:
+            return [json.loads(line) for line in lines]
+        except json.JSONDecodeError as error:
+            raise UserError(
+                f"{self.root / relative}: damaged JSON ({error}); run the stage that writes it again"
+            ) from None
 
     def write_rows(self, relative: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Writes rows as parquet; all rows have the same keys."""
@@ -141,20 +150,26 @@ class RunDirectory:
         path = self.root / relative
         return "folder" if path.is_dir() else hashlib.sha256(path.read_bytes()).hexdigest()[:24]
 
+    def discard(self, unit: str) -> None:
+        """Takes back that a unit, and with it the whole run, is complete: its files are about to be made again."""
+        for name in (f"{unit}.manifest.json", "manifest.json"):
+            (self.root / name).unlink(missing_ok=True)
+
     def manifest(self, unit: str) -> dict[str, Any] | None:
         """A unit's manifest, or None where it was never finished (or its manifest is damaged)."""
         path = self.root / f"{unit}.manifest.json"
         try:
-            return json.loads(path.read_text())
+            found = json.loads(path.read_text())
         except (FileNotFoundError, json.JSONDecodeError):
             return None
+        return found if isinstance(found, dict) and {"key", "files"} <= set(found) else None
 
     def state(self, unit: str, key: str) -> str:
-        """`done`, `missing` or `stale` (its inputs have changed, or a file it made is gone)."""
+        """`done`, `missing` or `stale` (its inputs have changed, or a file that it made is gone or another)."""
         manifest = self.manifest(unit)
         if manifest is None:
             return "missing"
-        whole = all((self.root / name).exists() for name in manifest["files"])
+        whole = all(self.exists(name) and self._hash(name) == made for name, made in manifest["files"].items())
         return "done" if manifest["key"] == key and whole else "stale"
 
     def outputs(self, unit: str) -> str:

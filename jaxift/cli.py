@@ -36,7 +36,7 @@ stages of a study, each of which can be run alone:
   tune CONFIG          fine-tune the base model on each set, one cell a domain, arm and seed
   evaluate CONFIG      ask the tuned models the held-out (HOMO), in-domain (ID) and out-of-domain (OOD) questions
   analyze CONFIG       accuracies with intervals, and how consistent their knowledge stayed
-  report CONFIG        report.md and report.html with tables and figures
+  report CONFIG        analyze, then report.md and report.html with tables and figures
 
 CONFIG is a study's YAML file (see configs/) or the directory of a started run. Every field can be overridden:
   jaxift run configs/smollm2_arc.yaml --model.path DIR --tune.learning-rate 1e-5 --seeds 0 1 2
@@ -44,9 +44,6 @@ CONFIG is a study's YAML file (see configs/) or the directory of a started run. 
 
 exit codes: 0 done, 2 refused input (one line says what and how to mend it), 130 interrupted (the same command goes on)
 """
-
-# --tune.learning-rate for learning_rate; True/False as values, so that every field is `--name VALUE`
-_TYRO = (tyro.conf.FlagConversionOff,)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -74,7 +71,7 @@ def _dispatch(arguments: list[str]) -> int:
     elif verb == "world":
         from jaxift.world import commands  # imported here: a wrong verb need not wait for it
 
-        commands.main(_parsed(commands.Verb, rest, "jaxift world"), Console())
+        commands.main(_parsed(commands.Verb, rest, "jaxift world", config=()), Console())
     elif verb in VERBS:
         _study(_configured(verb, rest), VERBS[verb])
     else:
@@ -84,7 +81,8 @@ def _dispatch(arguments: list[str]) -> int:
 
 VERBS: dict[str, tuple[str, ...] | None] = {
     "run": None,
-    **{stage: (stage,) for stage in ("probe", "build", "tune", "evaluate", "analyze", "report")},
+    **{stage: (stage,) for stage in ("probe", "build", "tune", "evaluate", "analyze")},
+    "report": ("analyze", "report"),
 }
 
 
@@ -99,6 +97,7 @@ def _configured(verb: str, rest: list[str]) -> StudyConfig:
         config = load_study(target / STUDY_FILE).model_copy(update={"run_dir": str(target)})
     elif "://" in rest[0]:
         config = parse_study(RunDirectory.open(rest[0]).read_text(STUDY_FILE), rest[0])
+        config = config.model_copy(update={"run_dir": rest[0]})
     else:
         config = load_study(target)
     return _override(config, overrides, f"jaxift {verb} {rest[0]}")
@@ -123,15 +122,18 @@ def _demo_config(rest: Sequence[str]) -> StudyConfig:
 
 def _override(config: StudyConfig, arguments: list[str], program: str) -> StudyConfig:
     """Applies `--field.name VALUE` arguments; raises UserError where one is unknown or has a bad value."""
-    return _parsed(StudyConfig, arguments, program, config)
+    # --tune.learning-rate for learning_rate; True/False as values, so that every field is `--name VALUE`
+    return _parsed(StudyConfig, arguments, program, config, (tyro.conf.FlagConversionOff,))
 
 
-def _parsed(kind: Any, arguments: list[str], program: str, default: Any = tyro.MISSING_NONPROP) -> Any:
+def _parsed(
+    kind: Any, arguments: list[str], program: str, default: Any = tyro.MISSING_NONPROP, config: Any = ()
+) -> Any:
     """Parses arguments into `kind` by tyro; its boxed error messages become UserErrors of one line."""
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):
-            return tyro.cli(kind, default=default, args=arguments, prog=program, config=_TYRO)
+            return tyro.cli(kind, default=default, args=arguments, prog=program, config=config)
     except ValidationError as error:
         raise UserError(describe(error, program)) from None
     except SystemExit as stop:

@@ -176,7 +176,7 @@ class AnalyzeConfig(Frozen):
     resamples: Count = 1000
     """Bootstrap resamples."""
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0)] = 0
 
 
 class StudyConfig(Frozen):
@@ -216,6 +216,11 @@ class StudyConfig(Frozen):
                     raise ValueError(f"domain {domain.name} has no {split} source; name at least one file")
             if self.probe.shots and not domain.dev:
                 raise ValueError(f"domain {domain.name} has no dev source, but probe.shots is {self.probe.shots}")
+        if (self.probe.formulation == "cf") != (self.probe.prompt == "cloze"):
+            raise ValueError(
+                f"probe.formulation {self.probe.formulation} does not go with probe.prompt {self.probe.prompt}: "
+                "cf reads option texts after the prompt cloze, mcf letters after the others"
+            )
         if self.probe.formulation == "cf" and self.build.response_format != "option":
             raise ValueError("probe.formulation cf reads option texts; set build.response_format to option")
         if self.probe.formulation == "mcf" and self.build.response_format == "option":

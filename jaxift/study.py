@@ -57,10 +57,10 @@ class Study:
         Raises UserError where a stage before the first one is not done with the present configuration.
         """
         self._check_inputs(stages)
-        self.run.write_text(STUDY_FILE, dump_study(self.config))
         if stages[0] in MODEL_STAGES:
             for stage in STAGES[: STAGES.index(stages[0])]:
                 self._require(stage)
+            self.run.write_text(STUDY_FILE, dump_study(self.config))
         for stage in stages:
             self._execute(stage, reporter)
         if tuple(stages) == STAGES:
@@ -125,6 +125,7 @@ class Study:
                 if state == "done":
                     continue
                 with reporter.unit(stage, unit.name, state):
+                    self.run.discard(unit.name)
                     files, facts = unit.work(reporter.advance)
                     self.run.finish(unit.name, unit.key, files, **facts)
 
@@ -200,11 +201,16 @@ class Study:
         if not found:
             raise UserError(f"{self.run.root}: no cell is evaluated yet; run `jaxift evaluate` first")
         evaluated = [self.run.outputs(f"cells/{cell.id}/evaluate") for cell in found]
-        probed = [self.run.outputs(f"probe/{domain}") for domain in self._domains]
-        key = self._key("analyze", evaluated, probed, self.config.analyze.model_dump())
+        probes = [f"probe/{domain}" for domain in self._domains]
+        probed = [self.run.outputs(unit) for unit in probes if self.run.manifest(unit)]
+        described = self.config.model_dump(include={"name", "model", "seeds", "probe", "analyze"})
+        wanted = [cell.id for cell in cells(self.config)]
+        key = self._key("analyze", evaluated, probed, described, wanted)
         return Unit("analysis", key, lambda _: (analyze(self.config, self.run, found), {}))
 
     def _report_unit(self) -> Unit:
-        built = [self.run.outputs(f"arms/{domain}/s{seed}") for domain in self._domains for seed in self.config.seeds]
-        key = self._key("report", self.run.outputs("analysis"), built, dump_study(self.config))
+        arms = [f"arms/{domain}/s{seed}" for domain in self._domains for seed in self.config.seeds]
+        built = [self.run.outputs(unit) for unit in arms if self.run.manifest(unit)]
+        described = self.config.model_dump(include={"name", "model", "seeds", "probe", "build"})
+        key = self._key("report", self.run.outputs("analysis"), built, described)
         return Unit("report", key, lambda _: (report(self.config, self.run, cells(self.config)), {}))

@@ -175,12 +175,13 @@ def all_logits():
         decoder = nnx.merge(graph, state)
         return decoder.logits(decoder.hidden(tokens, positions, segments, dtype=dtype))
 
-    def run(decoder, mesh, tokens, segments=None, positions=None, dtype=np.dtype(np.float32), program="as it is"):
+    def run(decoder, mesh, tokens, segments=None, positions=None, dtype=np.float32, program="as it is"):
         tokens = np.asarray(tokens, np.int32)
         segments = np.ones_like(tokens) if segments is None else segments
-        positions = np.broadcast_to(np.arange(tokens.shape[1], dtype=np.int32), tokens.shape) if positions is None else positions
-        arrays = [jax.device_put(np.asarray(x, np.int32), sharding(mesh, "batch", None)) for x in (tokens, positions, segments)]
+        positions = np.broadcast_to(np.arange(tokens.shape[1]), tokens.shape) if positions is None else positions
+        hosted = [np.asarray(x, np.int32) for x in (tokens, positions, segments)]
+        arrays = jax.device_put(hosted, sharding(mesh, "batch", None))
         with jax.set_mesh(mesh), jax.default_matmul_precision("highest"):
-            return np.asarray(forward(*nnx.split(decoder), *arrays, dtype, program))
+            return np.asarray(forward(*nnx.split(decoder), *arrays, np.dtype(dtype), program))
 
     return run

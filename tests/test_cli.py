@@ -7,7 +7,7 @@ import pytest
 from jaxift.cli import main
 from jaxift.world import MODEL_DIR
 
-QUESTION = '{"id": "%s", "question": "color of x", "options": ["a", "b", "c", "d"], "answer": 1}\n'
+QUESTION = '{"id": "%s", "question": "color of %s", "options": ["a", "b", "c", "d"], "answer": 1}\n'
 STUDY = """
 name: broken
 model: {path: %(model)s}
@@ -29,7 +29,7 @@ def study(tmp_path):
         data = tmp_path / "data"
         data.mkdir(exist_ok=True)
         for split in ("train", "dev", "homo", "id", "ood"):
-            (data / f"{split}.jsonl").write_text(files.get(split, QUESTION % split))
+            (data / f"{split}.jsonl").write_text(files.get(split, QUESTION % (split, split)))
         path = tmp_path / "study.yaml"
         path.write_text(STUDY % {"model": model, "data": data, "run": run})
         return path
@@ -83,9 +83,9 @@ def test_pickle_weights_are_refused_with_the_way_to_convert_them(capsys, study, 
     ("files", "named"),
     [
         ({"homo": ""}, "domain d: its homo set is empty"),
-        ({"train": QUESTION.replace('"answer": 1', '"answer": "z"') % "t"}, "train.jsonl:1"),
-        ({"train": QUESTION.replace('"answer": 1', '"answer": 4') % "t"}, "train.jsonl:1"),
-        ({"id": QUESTION % "train"}, "id holds 1 training questions"),
+        ({"train": QUESTION.replace('"answer": 1', '"answer": "z"') % ("t", "t")}, "train.jsonl:1"),
+        ({"train": QUESTION.replace('"answer": 1', '"answer": 4') % ("t", "t")}, "train.jsonl:1"),
+        ({"id": QUESTION % ("train", "id")}, "id shares 1 questions with train"),
         ({"dev": ""}, "dev questions for probe.shots 1"),
     ],
 )

@@ -17,7 +17,8 @@ from jaxift.errors import UserError
 def read_domain(domain: DomainConfig, data_dir: str) -> dict[str, list[Question]]:
     """Reads a domain's questions: split name (`dev`, `train`, `homo`, `id`, `ood`) -> questions.
 
-    Raises UserError where a set is empty, an id occurs twice, or a training question is also tested on.
+    Raises UserError where a set is empty, an id occurs twice, or a question of `dev` or `train` is also tested on, by its
+    id or by its text and options; `dev` and `train` must be disjoint as well.
     """
     splits = {split: read_sources(getattr(domain, split), data_dir) for split in ("dev", *SPLITS)}
     for split in SPLITS:
@@ -25,15 +26,22 @@ def read_domain(domain: DomainConfig, data_dir: str) -> dict[str, list[Question]
             raise UserError(
                 f"domain {domain.name}: its {split} set is empty; check the files and limits of domains.{split}"
             )
-    trained = {question.id for question in splits["train"]}
-    for split in SPLITS[1:]:
-        shared = [question.id for question in splits[split] if question.id in trained]
-        if shared:
-            raise UserError(
-                f"domain {domain.name}: {split} holds {len(shared)} training questions, e.g. {shared[0]}; "
-                "make the sets disjoint"
-            )
+    for first, second in (("dev", "train"), *((known, test) for test in SPLITS[1:] for known in ("train", "dev"))):
+        _check_disjoint(domain.name, first, splits[first], second, splits[second])
     return splits
+
+
+def _check_disjoint(
+    domain: str, first: str, known: Sequence[Question], second: str, questions: Sequence[Question]
+) -> None:
+    ids = {question.id for question in known}
+    texts = {(question.question, frozenset(question.options)) for question in known}
+    shared = [q.id for q in questions if q.id in ids or (q.question, frozenset(q.options)) in texts]
+    if shared:
+        raise UserError(
+            f"domain {domain}: {second} shares {len(shared)} questions with {first}, e.g. {shared[0]}; "
+            "make the sets disjoint"
+        )
 
 
 def read_sources(sources: Sequence[QuestionSource], data_dir: str) -> list[Question]:
@@ -81,7 +89,7 @@ def _jsonl_rows(text: str, path: epath.Path, fields: Fields) -> Iterator[Questio
             raise UserError(f"{where}: not valid JSON ({error}); write one object a line") from None
         if not isinstance(row, dict):
             raise UserError(f"{where}: holds {type(row).__name__}, not an object; write one object a line")
-        yield _question(row, where, f"{path.stem}-{number}", fields)
+        yield _question(row, where, f"{path.parent.name}/{path.stem}-{number}", fields)
 
 
 def _question(row: dict[str, Any], where: str, default_id: str, fields: Fields) -> Question:
@@ -105,20 +113,24 @@ def _question(row: dict[str, Any], where: str, default_id: str, fields: Fields) 
 
 def _checked(where: str, **values: Any) -> Question:
     try:
+        "".join((values["id"], values["question"], *values["options"])).encode()  # a lone surrogate cannot be written
         return Question(**values)
     except ValueError as error:
         raise UserError(f"{where}: {error}") from None
 
 
 def _answer_index(answer: Any, options: Sequence[str], where: str) -> int:
-    """The index that an answer means: an index, an option's text, or a letter (a text is looked for first)."""
+    """The index that an answer means: an index, an option's text, or a letter."""
     if isinstance(answer, int) and not isinstance(answer, bool):
         return answer
     if isinstance(answer, str):
-        if answer in options:
-            return list(options).index(answer)
-        if len(answer) == 1 and answer in LETTERS:
-            return LETTERS.index(answer)
+        found = {list(options).index(answer)} if answer in options else set()
+        if len(answer) == 1 and answer in LETTERS[: len(options)]:
+            found.add(LETTERS.index(answer))
+        if len(found) > 1:
+            raise UserError(f"{where}: answer {answer!r} is a letter and also another option's text; give its index")
+        if found:
+            return found.pop()
     raise UserError(f"{where}: answer {answer!r} is not among the options; give an index, a letter or an option's text")
 
 

@@ -29,7 +29,7 @@ TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json",
     "vocab.json", "merges.txt", "chat_template.jinja", "generation_config.json",
 )  # fmt: skip
-_SAMPLE = 1 << 16
+_SAMPLE = 1 << 12
 # Buffers that old checkpoints carry beside their weights; they can be computed.
 _DERIVED = ("rotary_emb.inv_freq",)
 
@@ -78,21 +78,35 @@ def load(
 
 
 def fingerprint(folder: str | Path) -> str:
-    """Hash that tells model folders apart: small files whole, of large ones the head and 16 spread samples of 64 KiB.
+    """Hash that tells model folders apart: small files whole, of safetensors the header and both ends of each tensor.
 
-    Reading all of a large checkpoint would take longer than loading it; fine-tuning changes every sample.
+    Reading all of a large checkpoint would take longer than loading it.
     """
     total = hashlib.sha256()
     for path in sorted(Path(folder).glob("*")):
-        if path.suffix not in (".json", ".safetensors", ".model", ".txt", ".jinja"):
-            continue
-        size = path.stat().st_size
-        total.update(f"{path.name} {size} ".encode())
-        with path.open("rb") as file:
-            for offset in range(0, size, max(_SAMPLE, size // 16)):
-                file.seek(offset)
-                total.update(file.read(_SAMPLE))
+        if path.suffix in (".json", ".model", ".txt", ".jinja"):
+            total.update(path.name.encode() + path.read_bytes())
+        elif path.suffix == ".safetensors":
+            total.update(path.name.encode())
+            for sample in _samples(path):
+                total.update(sample)
     return total.hexdigest()[:24]
+
+
+def _samples(path: Path) -> Iterator[bytes]:
+    """The header of a safetensors file, then up to 4 KiB at both ends of each tensor; of a damaged file its start."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = file.read(min(length, 1 << 28))
+        yield header
+        try:
+            offsets = [value["data_offsets"] for name, value in json.loads(header).items() if name != "__metadata__"]
+        except (ValueError, TypeError, KeyError, AttributeError):
+            return  # the loader will say what is wrong
+        for start, end in offsets:
+            for at in (start, max(start, end - _SAMPLE)):
+                file.seek(8 + length + at)
+                yield file.read(min(_SAMPLE, end - at))
 
 
 def check_folder(path: str | Path) -> DecoderConfig:

@@ -59,27 +59,27 @@ def beliefs(
     flat = [variant for variants in asked for variant in variants]
     requests = [Request(prompt(variant), continuations(template, variant, probe.formulation)) for variant in flat]
     answers = iter(zip(flat, score(model, requests, batch_tokens=batch_tokens, progress=progress), strict=True))
-    return [_belief([next(answers) for _ in variants], template, probe) for variants in asked]
+    return [_belief([next(answers) for _ in variants], probe) for variants in asked]
 
 
-def _belief(answers: Sequence[tuple[Question, Score]], template: Template, probe: ProbeConfig) -> Belief:
+def _belief(answers: Sequence[tuple[Question, Score]], probe: ProbeConfig) -> Belief:
     """Joins the rotations of one question; answer number r is the question rotated by r."""
     scores, probs = [], []
     for shift, (question, answer) in enumerate(answers):
-        normalised = answer.logprobs / _lengths(question, answer, template, probe)
+        normalised = answer.logprobs / _lengths(question, answer, probe)
         scores.append(np.roll(normalised, -shift))
         probs.append(np.roll(softmax(normalised), -shift))
     return Belief(np.mean(scores, axis=0), np.mean(probs, axis=0))
 
 
-def _lengths(question: Question, answer: Score, template: Template, probe: ProbeConfig) -> np.ndarray:
-    """What each option's log-probability is divided by; letters are never divided."""
+def _lengths(question: Question, answer: Score, probe: ProbeConfig) -> np.ndarray:
+    """What each option's log-probability is divided by: its own text's length; letters are never divided."""
     if probe.formulation == "mcf" or probe.normalization == "sum":
         return np.ones(len(question.options))
     if probe.normalization == "per_token":
         return answer.num_tokens.astype(float)
-    texts = continuations(template, question, probe.formulation)
-    return np.array([len(text.encode() if probe.normalization == "per_byte" else text) for text in texts], float)
+    per_byte = probe.normalization == "per_byte"
+    return np.array([len(option.encode() if per_byte else option) for option in question.options], float)
 
 
 def softmax(scores: np.ndarray) -> np.ndarray:

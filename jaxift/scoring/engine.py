@@ -157,7 +157,7 @@ def check_tokens(tokens: Sequence[int], vocab_size: int) -> None:
     if min(tokens) < 0 or max(tokens) >= vocab_size:
         wrong = next(token for token in tokens if not 0 <= token < vocab_size)
         raise UserError(
-            f"token {wrong} is outside the model's vocabulary of {vocab_size}; use the tokenizer that belongs to the model"
+            f"token {wrong} is outside the model's vocabulary of {vocab_size}; use the tokenizer that belongs to it"
         )
 
 
@@ -173,11 +173,10 @@ def _batches(
     start = 0
     while start < len(rows):
         T = bucket(len(rows[start].tokens))
-        fits = max(1, batch_tokens // T)
+        fits = -(-max(1, batch_tokens // T) // shards) * shards
         slots = max(len(row.slots) for row in rows[start : start + fits])
         C = slots if slots <= BUCKETS[0] else bucket(slots)
-        fits = max(1, min(fits, LOGITS_BYTES // (4 * vocab_size * C)))
-        fits = -(-fits // shards) * shards
+        fits = min(fits, max(1, LOGITS_BYTES // (4 * vocab_size * C) // shards) * shards)
         batch = rows[start : start + fits]
         # a short last batch keeps the full shape: one program a bucket is worth a few padded rows
         yield batch, (fits, T, C)

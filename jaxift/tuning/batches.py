@@ -45,6 +45,8 @@ def encode_examples(tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]], max_
     examples = []
     for number, (prompt, response) in enumerate(pairs):
         context, continuation = tokenizer.encode_pair(prompt, response)
+        if not context:
+            raise UserError(f"example {number} has an empty prompt and the model adds no BOS token; give a prompt")
         tokens = (*context, *continuation, tokenizer.eos)
         if len(tokens) > max_length:
             raise UserError(f"example {number} has {len(tokens)} tokens; raise tune.max_length or drop it")

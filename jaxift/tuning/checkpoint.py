@@ -10,6 +10,8 @@ from flax import nnx
 
 from jaxift.errors import UserError
 
+MARKER = "jaxift_run_key.txt"
+
 
 class Checkpoints:
     """An orbax CheckpointManager over one folder; use as a context manager, so that writes are finished on leaving."""
@@ -33,12 +35,15 @@ class Checkpoints:
 
     def _discard_others(self) -> None:
         """Removes checkpoints of a run with another key (other data, other settings), and never anything else."""
-        marker = self.folder / "key.txt"
-        if marker.exists() and marker.read_text() != self.key:
-            self.folder.rmtree()
-        elif not marker.exists() and self.folder.exists() and any(self.folder.iterdir()):
-            raise UserError(f"{self.folder}: holds other files than checkpoints; give an empty or new folder")
         self.folder.mkdir(parents=True, exist_ok=True)
+        marker = self.folder / MARKER
+        if not marker.exists() and any(self.folder.iterdir()):
+            raise UserError(f"{self.folder}: holds other files than checkpoints; give an empty or new folder")
+        if marker.exists() and marker.read_text() != self.key:
+            for path in self.folder.iterdir():
+                # a step's folder, or what an interrupted write left of one
+                if path.is_dir() and path.name.split(".")[0].isdigit():
+                    path.rmtree()
         marker.write_text(self.key)
 
     @property

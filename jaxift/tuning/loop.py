@@ -19,7 +19,7 @@ from jaxift.parallel.mesh import batch_shards, sharding
 from jaxift.scoring.engine import check_tokens
 from jaxift.tuning.batches import Batch, Example, Plan, encode_examples
 from jaxift.tuning.checkpoint import Checkpoints
-from jaxift.tuning.step import learning_rates, optimizer, train_step
+from jaxift.tuning.step import initial_moments, learning_rates, train_step
 
 Metrics = dict[str, float]
 
@@ -81,9 +81,13 @@ def _fit(
     # a copy: the step donates its buffers, and the base model serves the next cell
     params = jax.tree.map(lambda x: jnp.array(x, jnp.float32, copy=True), base)
     rates = learning_rates(config, plan.steps)
+    if not rates.any():
+        raise UserError(
+            f"{plan.steps} optimizer step is all warm-up, at rate 0; raise tune.epochs or set tune.warmup 0"
+        )
     metrics: list[Metrics] = []
     with jax.set_mesh(model.mesh):
-        moments = jax.jit(optimizer(config).init)(params)
+        moments = initial_moments(config, params)
         if checkpoints and checkpoints.latest:
             params, moments, metrics = checkpoints.restore(params, moments)
         pending: dict[str, Any] | None = None

@@ -49,6 +49,12 @@ def optimizer(config: TuneConfig) -> optax.GradientTransformation:
     )
 
 
+@functools.partial(jax.jit, static_argnames="config")
+def initial_moments(config: TuneConfig, params: nnx.State) -> Any:
+    """AdamW's moments before the first step, laid out like the parameters; compiled once for all runs of a shape."""
+    return optimizer(config).init(params)
+
+
 def _decayed(params: Any) -> Any:
     """Weight decay spares the norms' scales."""
     return jax.tree.map_with_path(lambda path, _: "norm" not in jax.tree_util.keystr(path), params)

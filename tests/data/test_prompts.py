@@ -20,8 +20,8 @@ PAPER_PROBE = (
     "How many chambers has a heart?\nA. Two\nB. Three\nC. Four\nD. Five\nAnswer:C. Four\n\n"
 ) + PAPER_ITEM
 PAPER_INSTRUCTION = (
-    "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, and "
-    "polite answers to the user's questions. USER: "
+    "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, "
+    "and polite answers to the user's questions. USER: "
     "The following are multiple choice questions about medicine. Please choose the correct answer. \n\n"
 ) + (PAPER_ITEM + " ASSISTANT: ")
 
@@ -44,8 +44,8 @@ def test_cloze_prompts_do_not_list_the_options():
         "Question: Which bone is longest?\nAnswer: Femur\n\nQuestion: Which organ makes bile?\nAnswer:"
     )
     assert instruction_prompt("cloze", "medicine", ITEM) == (
-        "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, "
-        "and polite answers to the user's questions. USER: Which organ makes bile? ASSISTANT: "
+        "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, "
+        "detailed, and polite answers to the user's questions. USER: Which organ makes bile? ASSISTANT: "
     )
 
 

@@ -1,6 +1,6 @@
 """The decoder against transformers and torch, built in process.
 
-Measured with this recipe: a right port differs by about 1e-4, a wrong one by 1e-2 and more; so the bound separates them.
+With this recipe a right port differs by about 1e-4 and a wrong one by 1e-2 and more: the bound separates them.
 """
 
 import dataclasses
@@ -25,8 +25,8 @@ TOLERANCE = 5e-4
 T = 128
 HEADS = 8
 SHAPE = {
-    "vocab_size": 320, "hidden_size": 256, "intermediate_size": 384, "num_hidden_layers": 2, "num_attention_heads": HEADS,
-    "head_dim": 32, "max_position_embeddings": 256, "rms_norm_eps": 1e-5,
+    "vocab_size": 320, "hidden_size": 256, "intermediate_size": 384, "num_hidden_layers": 2,
+    "num_attention_heads": HEADS, "head_dim": 32, "max_position_embeddings": 256, "rms_norm_eps": 1e-5,
 }  # fmt: skip
 KV_HEADS = {"MHA": HEADS, "GQA": HEADS // 4, "MQA": 1}
 EXTRA = {"llama": {}, "mistral": {"sliding_window": 48}}
@@ -66,7 +66,8 @@ def test_logits_are_those_of_torch(family, heads, tied, make_torch, all_logits, 
 def reference(make_torch, tmp_path_factory):
     """One grouped-query Mistral with a window: everything that a port can get wrong is in it."""
     folder = tmp_path_factory.mktemp("reference")
-    return make_torch(folder, "mistral", **SHAPE, num_key_value_heads=2, tie_word_embeddings=False, sliding_window=48), folder
+    fields = {"num_key_value_heads": 2, "tie_word_embeddings": False, **EXTRA["mistral"]}
+    return make_torch(folder, "mistral", **SHAPE, **fields), folder
 
 
 def test_reference_of_the_mutations_agrees(reference, all_logits):
@@ -194,7 +195,7 @@ def test_bfloat16_logits_are_as_near_to_float32_as_those_of_torch(reference, all
     model, folder = reference
     tokens = tokens_for(SHAPE["vocab_size"])
     exact = torch_logits(model, tokens)
-    theirs = torch_logits(type(model).from_pretrained(folder, dtype=torch.bfloat16, attn_implementation="eager"), tokens)
+    theirs = torch_logits(type(model).from_pretrained(folder, dtype=torch.bfloat16), tokens)
     ours = jaxift.load(folder, dtype="bfloat16")
     found = all_logits(ours.decoder, ours.mesh, tokens, dtype=jnp.dtype("bfloat16"))
     assert np.sqrt(np.mean((found - exact) ** 2)) <= 1.1 * np.sqrt(np.mean((theirs - exact) ** 2))

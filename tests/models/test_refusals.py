@@ -72,7 +72,7 @@ BROKEN = {
         configured(rope_parameters={"rope_type": "llama3", "rope_theta": 1.0, "factor": 8.0}),
         "rope scaling 'llama3' factor is not supported",
     ),
-    "part of a rotation": (configured(partial_rotary_factor=0.5), "field partial_rotary_factor = 0.5 is not understood"),
+    "part of a rotation": (configured(partial_rotary_factor=0.5), "field partial_rotary_factor = 0.5 is not"),
     "unknown field": (configured(logit_softcap=30.0), "field logit_softcap = 30.0 is not understood"),
     "quantised": (configured(quantization_config={"bits": 4}), "field quantization_config"),
     "attention bias": (configured(attention_bias=True), "attention_bias = True is not supported"),

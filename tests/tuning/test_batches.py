@@ -97,7 +97,7 @@ def test_order_is_a_function_of_seed_and_step_alone():
     backward = [Plan(examples, 8, 3, seed=5).members(step) for step in reversed(range(plan.steps))][::-1]
     assert forward == backward
     assert forward != [Plan(examples, 8, 3, seed=6).members(step) for step in range(plan.steps)]
-    epochs = [sum(forward[start : start + 5], []) for start in (0, 5, 10)]
+    epochs = [[index for step in forward[start : start + 5] for index in step] for start in (0, 5, 10)]
     assert len({tuple(epoch) for epoch in epochs}) == 3
     assert all(epoch != sorted(epoch) for epoch in epochs)
 

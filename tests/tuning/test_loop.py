@@ -32,8 +32,8 @@ def tuned(tiny_model):
 def test_tuning_lowers_the_loss_and_teaches_the_answers(tiny_model, tuned):
     assert losses(tuned)[-1] < 0.5 * losses(tuned)[0]
     requests = [Request(prompt, (answer,)) for prompt, answer in PAIRS]
-    before, after = (np.mean([one.logprobs[0] for one in score(model, requests)]) for model in (tiny_model, tuned.model))
-    assert after > before + 1
+    before, after = ([one.logprobs[0] for one in score(model, requests)] for model in (tiny_model, tuned.model))
+    assert np.mean(after) > np.mean(before) + 1
 
 
 def test_metrics_say_what_happened(tuned):
@@ -45,10 +45,11 @@ def test_metrics_say_what_happened(tuned):
     assert all(step["grad_norm"] > 0 for step in tuned.metrics)
 
 
-def test_first_loss_is_the_scorers(tiny_model):
-    whole = tune(tiny_model, PAIRS, CONFIG.model_copy(update={"batch_size": 10, "epochs": 1}))
-    answers = score(tiny_model, [Request(prompt, (f"{answer} <eos>",)) for prompt, answer in PAIRS])
-    assert losses(whole)[0] == pytest.approx(-np.mean([one.logprobs[0] / 2 for one in answers]), abs=1e-5)
+def test_first_loss_is_the_scorers(tiny_model, tuned):
+    examples = batches.encode_examples(tiny_model.tokenizer, PAIRS, 64)
+    first = batches.Plan(examples, CONFIG.batch_size, CONFIG.epochs, seed=1).members(0)
+    answers = score(tiny_model, [Request(PAIRS[index][0], (f"{PAIRS[index][1]} <eos>",)) for index in first])
+    assert losses(tuned)[0] == pytest.approx(-np.mean([one.logprobs[0] / 2 for one in answers]), rel=1e-5)
 
 
 def test_base_model_is_untouched(tiny_folder):
@@ -92,7 +93,7 @@ def test_bfloat16_computation_keeps_float32_weights(tiny_folder, tuned):
 
 
 def test_tuned_model_survives_export(tuned, tmp_path):
-    folder = jaxift.export(tuned.model.decoder, tmp_path / "model", source=tuned.model.folder)
+    folder = jaxift.export(tuned.model, tmp_path / "model")
     requests = [Request(prompt, (answer,)) for prompt, answer in PAIRS]
     for one, other in zip(score(tuned.model, requests), score(jaxift.load(folder), requests), strict=True):
         np.testing.assert_array_equal(one.logprobs, other.logprobs)

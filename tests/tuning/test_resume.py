@@ -1,5 +1,6 @@
 """A run that is killed and started again ends as if nothing had happened."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -14,8 +15,9 @@ import jaxift
 from jaxift.config import TuneConfig
 from jaxift.errors import UserError
 from jaxift.models.weights import hf_tensors
+from jaxift.tuning.batches import Example, encode_examples
 from jaxift.tuning.checkpoint import restore_params
-from jaxift.tuning.loop import tune
+from jaxift.tuning.loop import run_key, tune
 
 ROOT = Path(__file__).resolve().parents[2]
 PAIRS = [(f"w{number} w{number + 1}", f" {'ABCD'[number % 4]}") for number in range(8)]
@@ -39,7 +41,7 @@ def on_step(metrics):
 
 model = jaxift.load(folder)
 tuned = tune(model, {PAIRS!r}, TuneConfig(**{CONFIG!r}), seed=7, folder=checkpoints, on_step=on_step)
-jaxift.export(tuned.model.decoder, out, source=folder)
+jaxift.export(tuned.model, out)
 (out / "metrics.json").write_text(json.dumps([tuned.metrics, told]))
 """
 
@@ -96,16 +98,31 @@ def test_parameters_of_a_finished_run_are_restored_bit_for_bit(tiny_model, finis
         np.testing.assert_array_equal(value, expected[name])
 
 
-@pytest.mark.parametrize("change", ["data", "order", "rate", "seed", "weights"])
-def test_another_run_does_not_go_on_from_it(change, tiny_model, make_folder, tmp_path):
-    config = TuneConfig(**{**CONFIG, "epochs": 1})
-    tune(tiny_model, PAIRS, config, folder=tmp_path / "checkpoints")
-    model = jaxift.load(make_folder(tmp_path / "other", seed=1)) if change == "weights" else tiny_model
-    pairs = {"data": [*PAIRS[:-1], ("w1", " B")], "order": PAIRS[::-1]}.get(change, PAIRS)
-    config = config.model_copy(update={"learning_rate": 1e-3} if change == "rate" else {})
-    seen, seed = [], int(change == "seed")
-    tune(model, pairs, config, seed=seed, folder=tmp_path / "checkpoints", on_step=lambda step: seen.append(step["step"]))
-    assert seen == [1, 2]
+def test_a_run_with_other_data_does_not_go_on_from_it(tiny_model, tmp_path):
+    tune(tiny_model, PAIRS, TuneConfig(**CONFIG), folder=tmp_path)
+    seen = []
+    others = [*PAIRS[:-1], ("w1 w2", " B")]
+    found = tune(tiny_model, others, TuneConfig(**CONFIG), folder=tmp_path, on_step=seen.append)
+    assert [step["step"] for step in seen] == list(range(1, 9))
+    assert found.metrics == tune(tiny_model, others, TuneConfig(**CONFIG)).metrics
+
+
+def test_everything_that_a_runs_course_depends_on_is_in_its_key(tiny_model, make_folder, tmp_path):
+    examples = encode_examples(tiny_model.tokenizer, PAIRS, 64)
+    config, course = TuneConfig(**CONFIG), {"learning_rate": 1e-3, "epochs": 1, "batch_size": 8, "weight_decay": 0.1}
+    key = run_key(tiny_model, examples, config, 7)
+    other = jaxift.load(make_folder(tmp_path / "other", seed=1))
+    changed = [
+        run_key(tiny_model, examples[::-1], config, 7),
+        run_key(tiny_model, examples[:-1], config, 7),
+        run_key(tiny_model, [Example(example.tokens, example.start + 1) for example in examples], config, 7),
+        run_key(tiny_model, examples, config, 8),
+        run_key(other, examples, config, 7),
+        run_key(dataclasses.replace(tiny_model, dtype=np.dtype("float16")), examples, config, 7),
+        *[run_key(tiny_model, examples, config.model_copy(update={name: value}), 7) for name, value in course.items()],
+    ]
+    assert len({key, *changed}) == 1 + len(changed)
+    assert run_key(tiny_model, list(examples), config.model_copy(update={"checkpoint_every": 5}), 7) == key
 
 
 def test_how_often_it_is_saved_does_not_matter(tiny_model, finished):
