@@ -29,8 +29,23 @@ def test_a_unit_is_done_only_with_its_manifest_its_files_and_the_same_key(run):
 
 def test_a_damaged_manifest_counts_as_missing(run):
     finish(run)
-    run.write_text("part/unit.manifest.json", '{"key": "k", "fil')
+    for damaged in ('{"key": "k", "fil', "{}", "[]"):
+        run.write_text("part/unit.manifest.json", damaged)
+        assert run.state("part/unit", "k") == "missing"
+
+
+def test_a_file_that_was_changed_makes_its_unit_stale(run):
+    finish(run)
+    run.write_text("part/file.txt", "tampered")
+    assert run.state("part/unit", "k") == "stale"
+
+
+def test_a_discarded_unit_is_missing_although_its_files_are_whole(run):
+    finish(run)
+    run.write_json("manifest.json", {})
+    run.discard("part/unit")
     assert run.state("part/unit", "k") == "missing"
+    assert not run.exists("manifest.json")
 
 
 def test_outputs_tell_contents_and_inputs_apart(run):
@@ -65,6 +80,7 @@ def test_rows_and_lines_come_back_as_written(run):
     ("name", "content", "read"),
     [
         ("a.json", b"{", lambda run: run.read_json("a.json")),
+        ("a.jsonl", b'{"id": 1}\n{"id', lambda run: run.read_jsonl("a.jsonl")),
         ("a.parquet", b"PAR1 no", lambda run: run.read_rows("a.parquet")),
         ("b.json", None, lambda run: run.read_json("b.json")),
         ("b.parquet", None, lambda run: run.read_rows("b.parquet")),

@@ -55,6 +55,9 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
         (["probe", "absent/"], "absent"),
         (["world", "destroy"], "destroy"),
         (["world", "check", "--model", "absent"], "absent"),
+        (["world", "pretrain", "--out", "x", "--seed", "-1"], "--seed -1"),
+        (["world", "questions", "--out", "/proc"], "--out /proc"),
+        (["demo", "--analyze.seed", "-1"], "greater than or equal to 0"),
         (["demo", "--tune.lerning-rate", "1"], "--tune.lerning-rate"),
         (["demo", "--tune.learning-rate", "-1"], "greater than 0"),
         (["demo", "--probe.formulation", "guess"], "guess"),
@@ -86,6 +89,8 @@ def test_pickle_weights_are_refused_with_the_way_to_convert_them(capsys, study, 
         ({"train": QUESTION.replace('"answer": 1', '"answer": "z"') % ("t", "t")}, "train.jsonl:1"),
         ({"train": QUESTION.replace('"answer": 1', '"answer": 4') % ("t", "t")}, "train.jsonl:1"),
         ({"id": QUESTION % ("train", "id")}, "id shares 1 questions with train"),
+        ({"dev": QUESTION % ("other", "train")}, "train shares 1 questions with dev"),
+        ({"homo": QUESTION % ("\\ud83d", "homo")}, "homo.jsonl:1"),
         ({"dev": ""}, "dev questions for probe.shots 1"),
     ],
 )
@@ -110,6 +115,12 @@ def test_a_stage_asks_for_the_stages_before_it(capsys, study):
 
 def test_a_run_that_was_never_started_is_named(capsys, tmp_path):
     assert "study.yaml" in refusal(capsys, "report", tmp_path)
+
+
+def test_a_refused_stage_leaves_the_stored_study_as_it_was(capsys, study, tmp_path):
+    path = study()
+    refusal(capsys, "tune", path, "--tune.learning-rate", "0.5")
+    assert not (tmp_path / "run" / "study.yaml").exists()
 
 
 def test_help_names_every_verb(capsys):

@@ -113,6 +113,17 @@ def test_a_changed_setting_redoes_its_stage_and_what_follows_alone(questions, tm
     assert "analysis: its inputs have changed" in printed
 
 
+def test_a_unit_interrupted_under_other_settings_is_done_again_under_the_old_ones(questions, tmp_path, monkeypatch):
+    config = small(questions, tmp_path / "run")
+    execute(config, ("probe", "build"))
+    changed = small(questions, tmp_path / "run", build={"cap": 3})
+    monkeypatch.setattr("jaxift.study.build", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        execute(changed, ("build",))
+    monkeypatch.undo()
+    assert "done before" not in execute(config, ("build",))
+
+
 def test_changed_questions_make_everything_stale(questions, tmp_path):
     execute(small(questions, tmp_path / "run"), ("probe",))
     changed = small(questions, tmp_path / "run", probe={"shots": 1})

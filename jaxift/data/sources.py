@@ -17,8 +17,8 @@ from jaxift.errors import UserError
 def read_domain(domain: DomainConfig, data_dir: str) -> dict[str, list[Question]]:
     """Reads a domain's questions: split name (`dev`, `train`, `homo`, `id`, `ood`) -> questions.
 
-    Raises UserError where a set is empty, an id occurs twice, or a question of `dev` or `train` is also tested on, by its
-    id or by its text and options; `dev` and `train` must be disjoint as well.
+    Raises UserError where a set is empty, an id occurs twice, or a question of `dev` or `train` is also tested on, by
+    its id or by its text and options; `dev` and `train` must be disjoint as well.
     """
     splits = {split: read_sources(getattr(domain, split), data_dir) for split in ("dev", *SPLITS)}
     for split in SPLITS:
