@@ -61,7 +61,7 @@ def read_source(source: QuestionSource, data_dir: str) -> list[Question]:
     """Reads one file, then shuffles and limits as the source says."""
     path = epath.Path(data_dir) / source.path
     text = _read_text(path)
-    rows = _mmlu_rows(text, path) if source.format == "mmlu_csv" else _jsonl_rows(text, path, source.fields)
+    rows = _mmlu_rows(text, path) if source.format == "mmlu_csv" else _jsonl_rows(text, path, source)
     questions = list(rows)
     if source.shuffle_seed is not None:
         random.Random(source.shuffle_seed).shuffle(questions)
@@ -77,7 +77,7 @@ def _read_text(path: epath.Path) -> str:
         raise UserError(f"{path}: cannot be read as UTF-8 text: {error}") from None
 
 
-def _jsonl_rows(text: str, path: epath.Path, fields: Fields) -> Iterator[Question]:
+def _jsonl_rows(text: str, path: epath.Path, source: QuestionSource) -> Iterator[Question]:
     # not splitlines(): a JSON string may hold U+2028 and the like, which are no line ends of JSONL
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
@@ -89,7 +89,7 @@ def _jsonl_rows(text: str, path: epath.Path, fields: Fields) -> Iterator[Questio
             raise UserError(f"{where}: not valid JSON ({error}); write one object a line") from None
         if not isinstance(row, dict):
             raise UserError(f"{where}: holds {type(row).__name__}, not an object; write one object a line")
-        yield _question(row, where, f"{path.parent.name}/{path.stem}-{number}", fields)
+        yield _question(row, where, f"{source.path.removesuffix(path.suffix)}-{number}", source.fields)
 
 
 def _question(row: dict[str, Any], where: str, default_id: str, fields: Fields) -> Question:

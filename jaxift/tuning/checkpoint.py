@@ -60,6 +60,9 @@ class Checkpoints:
         if moments is not None:
             items["moments"] = ocp.args.StandardSave(_leaves(moments))
         self.manager.save(len(metrics), args=ocp.args.Composite(**items))
+        if jax.default_backend() == "cpu":
+            # elsewhere save() returns with a copy made; here it may read the very buffers that the next step donates
+            self.manager.wait_until_finished()
 
     def restore(self, params: nnx.State, moments: Any) -> tuple[nnx.State, Any, list[dict[str, float]]]:
         """Reads the newest parameters, moments (as given where it is a result) and metrics onto the given shardings."""

@@ -32,7 +32,9 @@ def row(**fields):
 
 def domain(folder, **splits):
     """A domain of one-question splits, each with ids of its own, some replaced."""
-    made = {name: [row(id=f"{name}-1")] for name in ("dev", "train", "homo", "id", "ood")} | splits
+    made = {
+        name: [row(id=f"{name}-1", question=f"Which in {name}?")] for name in ("dev", "train", "homo", "id", "ood")
+    } | splits
     sources = {name: (write(folder, *rows, name=f"{name}.jsonl"),) for name, rows in made.items()}
     return DomainConfig(name="colours", **sources)
 
@@ -53,7 +55,7 @@ BROKEN_JSONL = {
     "an option is a number": (row(options=["red", 5]), "field 'options' must be a list of non-empty texts"),
     "an option is empty": (row(options=["red", "", "blue"]), "field 'options' must be a list of non-empty texts"),
     "answer is another text": (row(answer="yellow"), "answer 'yellow' is not among the options"),
-    "answer is a letter too far": (row(answer="D"), "answer 3 is not among the 3 options"),
+    "answer is a letter too far": (row(answer="D"), "answer 'D' is not among the options"),
     "answer is an index too far": (row(answer=3), "answer 3 is not among the 3 options"),
     "answer is negative": (row(answer=-1), "answer -1 is not among the 3 options"),
     "answer is true": (row(answer=True), "answer True is not among the options"),
@@ -130,8 +132,16 @@ def test_empty_set_is_refused(split, tmp_path):
 
 @pytest.mark.parametrize("split", ["homo", "id", "ood"])
 def test_training_question_in_a_test_set_is_refused(split, tmp_path):
-    message = refusal(read_domain, domain(tmp_path, **{split: [row(id="fresh"), row(id="train-1")]}), str(tmp_path))
-    assert f"domain colours: {split} holds 1 training questions, e.g. train-1" in message
+    rows = [row(id="fresh", question="Fresh?"), row(id="train-1", question="Which one?")]
+    message = refusal(read_domain, domain(tmp_path, **{split: rows}), str(tmp_path))
+    assert f"domain colours: {split} shares 1 questions with train, e.g. train-1" in message
+
+
+@pytest.mark.parametrize(("first", "second"), [("train", "homo"), ("train", "ood"), ("dev", "train"), ("dev", "id")])
+def test_the_same_question_under_another_id_is_still_the_same(first, second, tmp_path):
+    rows = [row(id="disguised", question=f"Which in {first}?", options=GOOD["options"][::-1])]
+    message = refusal(read_domain, domain(tmp_path, **{second: rows}), str(tmp_path))
+    assert f"{second} shares 1 questions with {first}, e.g. disguised" in message
 
 
 def test_domain_may_have_no_demonstrations(tmp_path):
@@ -144,9 +154,11 @@ def test_answer_is_an_index_a_text_or_a_letter(answer, tmp_path):
     assert (question.id, question.answer, question.subject) == ("g1", 1, "colour")
 
 
-def test_an_options_text_goes_before_a_letter(tmp_path):
-    [question] = read_source(write(tmp_path, row(options=["B", "C", "A"], answer="A")), str(tmp_path))
-    assert question.answer == 2
+def test_an_answer_that_means_two_options_is_refused(tmp_path):
+    message = refusal(read_source, write(tmp_path, row(options=["B", "C", "A"], answer="A")), str(tmp_path))
+    assert "answer 'A' is a letter and also another option's text; give its index" in message
+    [question] = read_source(write(tmp_path, row(options=["A", "C", "B"], answer="A")), str(tmp_path))
+    assert question.answer == 0
 
 
 def test_columns_have_the_names_that_the_source_gives(tmp_path):

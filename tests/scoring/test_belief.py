@@ -98,10 +98,10 @@ LOGPROBS = np.array([-12.0, -3.0])
 
 @pytest.mark.parametrize(
     ("normalization", "lengths"),
-    [("sum", (1, 1)), ("per_token", (3, 2)), ("per_byte", (8, 4)), ("per_char", (5, 4))],
+    [("sum", (1, 1)), ("per_token", (3, 2)), ("per_byte", (7, 3)), ("per_char", (4, 3))],
 )
 def test_normalisation_by_hand(normalization, lengths, monkeypatch, tiny_model):
-    # the cloze probe scores " né 漢" (8 bytes, 5 characters) and " abc" (4 and 4)
+    # lengths are the options' own, without the space before them: "né 漢" has 7 bytes and 4 characters, "abc" 3 and 3
     counts = {" né 漢": 3, " abc": 2}
     fake_scorer(monkeypatch, lambda place, text: LOGPROBS[place], counts.__getitem__)
     probe = ProbeConfig(prompt="cloze", formulation="cf", normalization=normalization)
