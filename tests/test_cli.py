@@ -123,6 +123,13 @@ def test_a_refused_stage_leaves_the_stored_study_as_it_was(capsys, study, tmp_pa
     assert not (tmp_path / "run" / "study.yaml").exists()
 
 
+def test_the_negative_control_is_a_flag_of_pretrain(monkeypatch, tmp_path, capsys):
+    asked = []
+    monkeypatch.setattr("jaxift.world.pretrain.pretrain", lambda *arguments: asked.append(arguments))
+    assert main(["world", "pretrain", "--out", str(tmp_path / "m"), "--seed", "3", "--all-reliable"]) == 0
+    assert asked[0][:4] == (tmp_path / "m", 3, True, 1.0)
+
+
 def test_help_names_every_verb(capsys):
     assert main([]) == 0
     text = capsys.readouterr().out

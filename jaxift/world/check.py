@@ -53,8 +53,7 @@ def check(model_dir: Path, progress: Callable[[str], None] | None = None) -> lis
 def check_table(checks: Sequence[DomainCheck]) -> Table:
     """Lay out checks as a table to be printed with rich: a line a domain and template, then the means."""
     table = Table(
-        title="Accuracy by exposure in pretraining, asked as quiz (5-shot) and as instruction (0-shot);\n"
-        "HAR, INC: items that qualify",
+        title="Accuracy by exposure in pretraining: quiz 5-shot, instruction 0-shot;\nHAR, INC: items that qualify",
         box=SIMPLE_HEAD,
         pad_edge=False,
         collapse_padding=True,

@@ -149,8 +149,7 @@ def residual_streams(
 ) -> list[jax.Array]:
     """Return the residual stream [B, T, D] after each layer, before the final norm.
 
-    The layers are unrolled instead of scanned as in `Decoder.hidden`: a quarter faster on CPU, where the backward of a
-    scan copies a lot.
+    `Decoder.hidden` gives the last of them alone. Unrolled like there: on CPU the backward pass of a scan copies a lot.
     """
     mask_BTT = attention_mask(segments_BT, positions_BT, None)
     stream_BTD = model.embedding[...].at[tokens_BT].get(out_sharding=spec("batch", None, None))
