@@ -5,6 +5,7 @@ L layers.
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -13,130 +14,45 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
-from jaxift.models.attention import attention, attention_mask
+from jaxift.models.attention import NEGATIVE, attention_mask
+from jaxift.models.config import DecoderConfig, Span
+from jaxift.models.layer import KeyValues, Layer, Norm, Rotation, matrix, whole
 from jaxift.parallel.mesh import spec
 
-
-@dataclasses.dataclass(frozen=True)
-class DecoderConfig:
-    """Shape and constants of a decoder; fields are named for what they do, not for the family that has them."""
-
-    vocab_size: int
-    hidden_size: int
-    intermediate_size: int
-    num_layers: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    rope_theta: float = 10000.0
-    rms_norm_eps: float = 1e-5
-    tie_embeddings: bool = False
-    sliding_window: int | None = None
-    max_positions: int = 2048
-
-    def __post_init__(self) -> None:
-        """Raises ValueError where heads cannot be grouped or the head dimension cannot be rotated in pairs."""
-        if self.num_heads % self.num_kv_heads:
-            raise ValueError(f"num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}")
-        if self.head_dim % 2:
-            raise ValueError(f"head_dim {self.head_dim} is odd; rotary embedding turns pairs")
-
-
 UNROLLED_LAYERS = 6
+Past = tuple[Float[Array, "... B S K H"], Float[Array, "... B S K H"]]
+"""Keys and values of one layer, or of all repetitions of one, stacked."""
 
 
-def rope(x_BTNH: Float[Array, "B T N H"], positions_BT: Int[Array, "B T"], theta: float) -> Float[Array, "B T N H"]:
-    """Rotary position embedding, halves rotated against each other (Su et al. 2021; Hugging Face weight layout)."""
-    half = x_BTNH.shape[-1] // 2
-    # float32 angles: bfloat16 has 8 bits of mantissa and would turn position 257 into 256
-    frequency = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angle = positions_BT.astype(jnp.float32)[:, :, None, None] * frequency
-    cos, sin = jnp.cos(angle), jnp.sin(angle)
-    first, second = jnp.split(x_BTNH.astype(jnp.float32), 2, axis=-1)
-    rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-    return rotated.astype(x_BTNH.dtype)
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Cache:
+    """Keys and values that were computed before, for `Decoder.extend`; columns from `used` on are empty."""
 
-
-def whole(weight: nnx.Param, dtype: np.dtype | type, *names: str | None) -> Array:
-    """Gathers a weight over `fsdp` (its `embed` dimension) and casts it for the computation."""
-    return jax.sharding.reshard(weight[...].astype(dtype), spec(*names))
-
-
-class RMSNorm(nnx.Module):
-    """Root-mean-square norm (Zhang and Sennrich 2019), computed in float32."""
-
-    def __init__(self, size: int, eps: float):
-        self.eps = eps
-        self.scale = nnx.Param(jnp.ones((size,), jnp.float32, out_sharding=spec(None)))
-
-    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
-        """Normalises the last dimension."""
-        wide = x.astype(jnp.float32)
-        wide = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + self.eps)
-        return (wide * self.scale[...].astype(jnp.float32)).astype(x.dtype)
-
-
-def _matrix(rngs: nnx.Rngs, shape: tuple[int, ...], names: tuple[str | None, ...], scale: float) -> nnx.Param:
-    """A normally distributed weight, laid out by logical names from its creation."""
-    return nnx.Param(scale * jax.random.normal(rngs.params(), shape, jnp.float32, out_sharding=spec(*names)))
-
-
-class Layer(nnx.Module):
-    """One pre-norm block: grouped-query attention, then a gated SiLU MLP."""
-
-    def __init__(self, config: DecoderConfig, rngs: nnx.Rngs):
-        D, F, N, K, H = (
-            config.hidden_size,
-            config.intermediate_size,
-            config.num_heads,
-            config.num_kv_heads,
-            config.head_dim,
-        )
-        self.config = config
-        self.attention_norm = RMSNorm(D, config.rms_norm_eps)
-        self.q = _matrix(rngs, (D, N, H), ("embed", "heads", None), D**-0.5)
-        self.k = _matrix(rngs, (D, K, H), ("embed", "kv_heads", None), D**-0.5)
-        self.v = _matrix(rngs, (D, K, H), ("embed", "kv_heads", None), D**-0.5)
-        self.o = _matrix(rngs, (N, H, D), ("heads", None, "embed"), (2 * config.num_layers * N * H) ** -0.5)
-        self.mlp_norm = RMSNorm(D, config.rms_norm_eps)
-        self.gate = _matrix(rngs, (D, F), ("embed", "mlp"), D**-0.5)
-        self.up = _matrix(rngs, (D, F), ("embed", "mlp"), D**-0.5)
-        self.down = _matrix(rngs, (F, D), ("mlp", "embed"), (2 * config.num_layers * F) ** -0.5)
-
-    def __call__(self, x_BTD: Float[Array, "B T D"], positions_BT: Array, mask_BTT: Array) -> Float[Array, "B T D"]:
-        """Adds attention and MLP to the residual stream."""
-        x_BTD = x_BTD + self.attend(self.attention_norm(x_BTD), positions_BT, mask_BTT)
-        return x_BTD + self.mlp(self.mlp_norm(x_BTD))
-
-    def attend(self, x_BTD: Array, positions_BT: Array, mask_BTT: Array) -> Array:
-        """Self-attention of the normalised stream."""
-        dtype, theta = x_BTD.dtype, self.config.rope_theta
-        q_BTNH = jnp.einsum("BTD,DNH->BTNH", x_BTD, whole(self.q, dtype, None, "heads", None))
-        k_BTKH = jnp.einsum("BTD,DKH->BTKH", x_BTD, whole(self.k, dtype, None, "kv_heads", None))
-        v_BTKH = jnp.einsum("BTD,DKH->BTKH", x_BTD, whole(self.v, dtype, None, "kv_heads", None))
-        out_BTNH = attention(rope(q_BTNH, positions_BT, theta), rope(k_BTKH, positions_BT, theta), v_BTKH, mask_BTT)
-        o_NHD = whole(self.o, dtype, "heads", None, None)
-        return jnp.einsum("BTNH,NHD->BTD", out_BTNH, o_NHD, out_sharding=spec("batch", None, None))
-
-    def mlp(self, x_BTD: Array) -> Array:
-        """Gated MLP of the normalised stream."""
-        dtype = x_BTD.dtype
-        gate = jnp.einsum("BTD,DF->BTF", x_BTD, whole(self.gate, dtype, None, "mlp"))
-        up = jnp.einsum("BTD,DF->BTF", x_BTD, whole(self.up, dtype, None, "mlp"))
-        down = whole(self.down, dtype, "mlp", None)
-        return jnp.einsum("BTF,FD->BTD", jax.nn.silu(gate) * up, down, out_sharding=spec("batch", None, None))
+    layers: list[Past]
+    """One entry a position of the attention pattern, [groups, B, S, K, H]."""
+    rest: list[Past]
+    """One entry a remainder layer, [B, S, K, H]."""
+    segments_BS: Int[Array, "B S"]
+    positions_BS: Int[Array, "B S"]
+    used: Int[Array, ""]
 
 
 class Decoder(nnx.Module):
-    """Token embedding, L scanned layers, final norm and LM head (tied or not)."""
+    """Token embedding, layers, final norm and LM head (tied or not).
+
+    `layers` holds one Layer a position of the attention pattern, its parameters stacked over the pattern's repetitions
+    and scanned; `rest` holds the layers after the last full pattern (62 layers of a pattern of 6: 10 groups and 2).
+    """
 
     def __init__(self, config: DecoderConfig, rngs: nnx.Rngs):
         self.config = config
-        V, D = config.vocab_size, config.hidden_size
-        self.embedding = _matrix(rngs, (V, D), ("vocab", "embed"), 0.02)
-        self.layers = _stacked_layers(config, rngs)
-        self.final_norm = RMSNorm(D, config.rms_norm_eps)
-        self.head = None if config.tie_embeddings else _matrix(rngs, (V, D), ("vocab", "embed"), D**-0.5)
+        V, D = config.vocab_size + config.vocab_padding, config.hidden_size
+        self.embedding = matrix(rngs, (V, D), ("vocab", "embed"), 0.02)
+        self.layers = nnx.List([_stacked(config, rngs) for _ in config.pattern])
+        self.rest = nnx.List([Layer(config, rngs) for _ in config.remainder])
+        self.final_norm = Norm(config, (D,), None)
+        self.head = None if config.tie_embeddings else matrix(rngs, (V, D), ("vocab", "embed"), D**-0.5)
 
     def hidden(
         self,
@@ -153,35 +69,147 @@ class Decoder(nnx.Module):
         Tokens see earlier positions of their own segment only; segment 0 is padding. Where `parents_BT` is given, they
         also see the segment that their own one branches off. `remat` recomputes each layer in the backward pass.
         """
-        mask_BTT = attention_mask(segments_BT, positions_BT, self.config.sliding_window, parents_BT)
-        table = whole(self.embedding, dtype, "vocab", None)
-        x_BTD = table.at[tokens_BT].get(out_sharding=spec("batch", None, None))
-        graph, stacked = nnx.split(self.layers)
 
-        def body(x_BTD, state):
-            return nnx.merge(graph, state)(x_BTD, positions_BT, mask_BTT), None
+        sight = self._sight(positions_BT, lambda window: attention_mask(segments_BT, positions_BT, window, parents_BT))
 
-        # a shallow stack is unrolled: the backward pass of a rolled loop copies, a quarter of the time on CPU
-        unroll = self.config.num_layers <= UNROLLED_LAYERS
-        x_BTD, _ = jax.lax.scan(jax.checkpoint(body) if remat else body, x_BTD, stacked, unroll=unroll)
+        def layer(
+            graph: nnx.GraphDef, span: Span, state: nnx.State, x_BTD: Array, past: None, group: None
+        ) -> tuple[Array, None]:
+            return nnx.merge(graph, state)(x_BTD, *sight[span])[0], past
+
+        step = jax.checkpoint(layer, static_argnums=(0, 1)) if remat else layer
+        x_BTD, _, _ = self._through(step, self.embed(tokens_BT, dtype), None)
         return self.final_norm(x_BTD)
 
+    def extend(
+        self,
+        tokens_BT: Int[Array, "B T"],
+        positions_BT: Int[Array, "B T"],
+        segments_BT: Int[Array, "B T"],
+        cache: Cache,
+        *,
+        dtype: np.dtype | type = jnp.float32,
+    ) -> tuple[Float[Array, "B T D"], Cache]:
+        """`hidden` of T more tokens that also see what the cache holds, and the cache with them written into it.
+
+        The cache must have room for T more columns; tokens of segment 0 are written too, but nothing sees them.
+        """
+        segments_BS = jax.lax.dynamic_update_slice_in_dim(cache.segments_BS, segments_BT, cache.used, axis=1)
+        positions_BS = jax.lax.dynamic_update_slice_in_dim(cache.positions_BS, positions_BT, cache.used, axis=1)
+
+        keys = segments_BS, positions_BS
+        sight = self._sight(positions_BT, lambda window: attention_mask(segments_BT, positions_BT, window, keys=keys))
+
+        def layer(
+            graph: nnx.GraphDef, span: Span, state: nnx.State, x_BTD: Array, past: Past, group: Array | None
+        ) -> tuple[Array, Past]:
+            x_BTD, seen = nnx.merge(graph, state)(x_BTD, *sight[span], _of_group(past, group), cache.used)
+            return x_BTD, _with_columns(past, seen, group, cache.used, tokens_BT.shape[1])
+
+        x_BTD, layers, rest = self._through(layer, self.embed(tokens_BT, dtype), cache)
+        used = cache.used + tokens_BT.shape[1]
+        return self.final_norm(x_BTD), Cache(layers, rest, *keys, used)
+
+    def embed(self, tokens_BT: Int[Array, "B T"], dtype: np.dtype | type) -> Float[Array, "B T D"]:
+        """The residual stream before the first layer."""
+        table_VD = whole(self.embedding, dtype, "vocab", None)
+        x_BTD = table_VD.at[tokens_BT].get(out_sharding=spec("batch", None, None))
+        scale = self.config.embedding_scale
+        # rounded to the stream's dtype, as the families that have it were trained
+        return x_BTD if scale is None else x_BTD * jnp.asarray(scale, dtype)
+
     def logits(self, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
-        """float32 logits of hidden states, the vocabulary sharded over `tensor`."""
-        head = self.embedding if self.head is None else self.head
+        """float32 logits of hidden states, the vocabulary (with its padding) sharded over `tensor`."""
+        config, head = self.config, self.embedding if self.head is None else self.head
         weight_VD = whole(head, hidden.dtype, "vocab", None)
-        return jnp.einsum("...D,VD->...V", hidden, weight_VD, preferred_element_type=jnp.float32)
+        logits = jnp.einsum("...D,VD->...V", hidden, weight_VD, preferred_element_type=jnp.float32)
+        if config.logit_soft_cap is not None:
+            logits = config.logit_soft_cap * jnp.tanh(logits / config.logit_soft_cap)
+        if config.vocab_padding:
+            logits = jnp.where(jnp.arange(logits.shape[-1]) < config.vocab_size, logits, NEGATIVE)
+        return logits
+
+    def _sight(self, positions_BT: Array, mask: Callable[[int | None], Array]) -> dict[Span, tuple[Rotation, Array]]:
+        """Rotation and mask of each kind of attention, made once for all layers."""
+        rotations = {span.rope: span.rope.rotation(positions_BT) for span in self.config.pattern}
+        masks = {span.window: mask(span.window) for span in self.config.pattern}
+        return {span: (rotations[span.rope], masks[span.window]) for span in self.config.pattern}
+
+    def _through(self, step: Callable, x_BTD: Array, cache: Cache | None) -> tuple[Array, list, list]:
+        """Runs `step(graph, span, state, x, past, group) -> x, past` over all layers; returns x and what is past then.
+
+        `past` of the scanned layers is that of all groups: carried through the loop, it is updated in place.
+        """
+        config, parts = self.config, [nnx.split(layer) for layer in self.layers]
+        stacked = [None] * len(parts) if cache is None else cache.layers
+        groups = None if cache is None else jnp.arange(config.groups)
+
+        def body(carry: tuple[Array, list], scanned: tuple[list, Array | None]) -> tuple[tuple[Array, list], None]:
+            (x_BTD, pasts), (states, group) = carry, scanned
+            after = []
+            for (graph, _), span, state, past in zip(parts, config.pattern, states, pasts, strict=True):
+                x_BTD, past = step(graph, span, state, x_BTD, past, group)
+                after.append(past)
+            return (x_BTD, after), None
+
+        # a shallow stack is unrolled: the backward pass of a rolled loop copies, a quarter of the time on CPU
+        unroll = config.num_layers <= UNROLLED_LAYERS
+        states = [state for _, state in parts]
+        (x_BTD, layers), _ = jax.lax.scan(body, (x_BTD, stacked), (states, groups), unroll=unroll)
+        rest = []
+        for index, (layer, span) in enumerate(zip(self.rest, config.remainder, strict=True)):
+            graph, state = nnx.split(layer)
+            x_BTD, past = step(graph, span, state, x_BTD, None if cache is None else cache.rest[index], None)
+            rest.append(past)
+        return x_BTD, layers, rest
 
 
-def _stacked_layers(config: DecoderConfig, rngs: nnx.Rngs) -> Layer:
-    """One Layer whose parameters carry a leading axis L."""
+def _of_group(past: Past, group: Array | None) -> KeyValues:
+    """One layer's part of keys and values that are stacked over groups (None: they are not)."""
+    if group is None:
+        return past
+    keys, values = (jax.lax.dynamic_index_in_dim(part, group, keepdims=False) for part in past)
+    return keys, values
 
-    @nnx.split_rngs(splits=config.num_layers)
+
+def _with_columns(past: Past, seen: KeyValues, group: Array | None, start: Array, count: int) -> Past:
+    """The past with a layer's `count` new columns written into it; the rest is not touched, hence not copied."""
+
+    def written(part: Array, seen_BSKH: Array) -> Array:
+        new = jax.lax.dynamic_slice_in_dim(seen_BSKH, start, count, axis=1)
+        places = (0, start, 0, 0) if group is None else (group, 0, start, 0, 0)
+        return jax.lax.dynamic_update_slice(part, new if group is None else new[None], places)
+
+    return written(past[0], seen[0]), written(past[1], seen[1])
+
+
+def _stacked(config: DecoderConfig, rngs: nnx.Rngs) -> Layer:
+    """One Layer whose parameters carry a leading axis over the repetitions of the attention pattern."""
+
+    @nnx.split_rngs(splits=config.groups)
     @nnx.vmap(in_axes=0, out_axes=0, transform_metadata={nnx.PARTITION_NAME: None})
     def build(rngs: nnx.Rngs) -> Layer:
         return Layer(config, rngs)
 
     return build(rngs)
+
+
+def empty_cache(config: DecoderConfig, rows: int, size: int, dtype: np.dtype | type) -> Cache:
+    """A cache for `rows` sequences of up to `size` tokens, laid out on the mesh in use."""
+
+    def zeros(*leading: int) -> Past:
+        shape = (*leading, rows, size, config.num_kv_heads, config.head_dim)
+        layout = spec(*[None] * len(leading), "batch", None, "kv_heads", None)
+        return (jnp.zeros(shape, dtype, out_sharding=layout), jnp.zeros(shape, dtype, out_sharding=layout))
+
+    columns = jnp.zeros((rows, size), jnp.int32, out_sharding=spec("batch", None))
+    return Cache(
+        [zeros(config.groups) for _ in config.pattern],
+        [zeros() for _ in config.remainder],
+        columns,
+        columns,
+        jnp.int32(0),
+    )
 
 
 def init_decoder(config: DecoderConfig, seed: int, mesh: Mesh) -> Decoder:

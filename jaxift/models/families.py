@@ -1,204 +1,208 @@
-"""What each Hugging Face family's config fields and weight names mean to the one decoder."""
+"""Reads a Hugging Face config as a decoder's, and says where each parameter lies in the checkpoint."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import functools
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
+from flax import nnx
 
 from jaxift.errors import UserError
-from jaxift.models.decoder import DecoderConfig
+from jaxift.models.config import DecoderConfig, Span
+from jaxift.models.decoder import abstract_decoder
+from jaxift.models.family_tables import FAMILIES, Family, activation
+from jaxift.models.rope_config import is_positive
+from jaxift.parallel.mesh import make_mesh
 
 # Fields that say nothing about the forward pass.
 _IGNORED = {
-    "_name_or_path", "architectures", "attention_dropout", "bos_token_id", "dtype", "eos_token_id", "hidden_dropout",
-    "initializer_range", "is_llama_config", "model_type", "pad_token_id", "pretraining_tp", "rope_interleaved",
-    "torch_dtype", "transformers_version", "unk_token_id", "use_cache",
+    "_attn_implementation_autoset", "_name_or_path", "architectures", "attention_dropout", "auto_map", "bos_token_id",
+    "cache_implementation", "classifier_dropout", "do_sample", "dtype", "embd_pdrop", "eos_token_id", "hidden_dropout",
+    "initializer_range", "is_decoder", "is_llama_config", "max_length", "max_sequence_length", "model_type",
+    "pad_token_id", "pretraining_tp", "resid_pdrop", "rope_interleaved", "temperature", "tokenizer_class", "top_p",
+    "torch_dtype", "transformers.js_config", "transformers_version", "unk_token_id", "unsloth_fixed",
+    "unsloth_version", "use_cache",
 }  # fmt: skip
-# Fields that we understand in one value only.
-_ONLY: dict[str, tuple[Any, ...]] = {"hidden_act": ("silu",), "attention_bias": (False,), "mlp_bias": (False,)}
 _SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-# Counts that a config may leave out or set to null.
-_OPTIONAL_SIZES = ("num_key_value_heads", "head_dim")
-_READ = {
-    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-    "num_key_value_heads", "head_dim", "rope_theta", "rope_parameters", "rope_scaling", "rms_norm_eps",
-    "tie_word_embeddings", "max_position_embeddings",
+# Fields that every family reads.
+_COMMON = {
+    *_SIZES, "num_key_value_heads", "head_dim", "max_position_embeddings", "rope_theta", "rope_parameters",
+    "rope_scaling", "tie_word_embeddings", "hidden_act", "rms_norm_eps",
 }  # fmt: skip
+# What a field that some family reads must hold.
+_INTEGERS = {
+    *_SIZES, "num_key_value_heads", "head_dim", "max_position_embeddings", "sliding_window", "sliding_window_pattern",
+    "_sliding_window_pattern", "original_max_position_embeddings",
+}  # fmt: skip
+_NUMBERS = {
+    "rms_norm_eps", "layer_norm_eps", "query_pre_attn_scalar", "attn_logit_softcapping", "final_logit_softcapping",
+    "partial_rotary_factor", "rotary_pct", "rotary_emb_base", "rope_local_base_freq", "rope_theta",
+}  # fmt: skip
+_FLAGS = {"tie_word_embeddings", "attention_bias", "mlp_bias", "use_sliding_window", "use_parallel_residual"}
+# Fields in which null means something: none, or what follows from the others.
+_NULLABLE = {
+    "num_key_value_heads", "head_dim", "sliding_window", "attn_logit_softcapping", "final_logit_softcapping",
+    "hidden_activation", "layer_types",
+}  # fmt: skip
+_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+_MULTIMODAL = {"gemma3": "gemma3_text"}
 
 
-@dataclasses.dataclass(frozen=True)
-class Family:
-    """A model family: the fields that it reads beyond the common ones, and its defaults where a config is silent."""
-
-    fields: frozenset[str]
-    defaults: Mapping[str, Any]
-
-
-FAMILIES = {
-    "llama": Family(frozenset(), {"rms_norm_eps": 1e-6, "tie_word_embeddings": False, "max_position_embeddings": 2048}),
-    "mistral": Family(
-        frozenset({"sliding_window"}),
-        # transformers' own default window is 4096; a config that has none writes null
-        {
-            "rms_norm_eps": 1e-6,
-            "tie_word_embeddings": False,
-            "max_position_embeddings": 4096 * 32,
-            "num_key_value_heads": 8,
-            "sliding_window": 4096,
-        },
-    ),
-}
-
-
-def decoder_config(hf: Mapping[str, Any], source: str) -> DecoderConfig:
+def decoder_config(hf: Mapping[str, Any], source: str, max_positions: int | None = None) -> DecoderConfig:
     """Translates a Hugging Face config (transformers 4 and 5 spellings) into ours.
 
-    Raises UserError, naming `source` and every field that is missing or not understood.
+    `max_positions` shortens the length limit. Raises UserError, naming `source` and every field that is missing or not
+    understood.
     """
+    hf = text_config(hf)
     kind = hf.get("model_type")
+    experts = next((name for name in _EXPERTS if hf.get(name)), None)
+    if experts:
+        raise UserError(f"{source}: {kind!r} is a mixture of experts ({experts}), not supported yet; use a dense model")
     if not isinstance(kind, str) or kind not in FAMILIES:
         raise UserError(f"{source}: model_type {kind!r} is not supported; known are {', '.join(sorted(FAMILIES))}")
     family = FAMILIES[kind]
-    problems = _not_understood(hf, family)
-    values = {**family.defaults, **hf}
-    missing = [name for name in _SIZES if name not in values]
-    if missing:
-        problems.append(f"{', '.join(missing)} missing")
-    problems += _malformed(values, family)
-    theta, rope_problem = _rope_theta(values)
-    if problems or rope_problem:
-        raise UserError(
-            f"{source}: "
-            + "; ".join([*problems, *([rope_problem] if rope_problem else [])])
-            + "; use a model without it"
-        )
-    return _build(values, family, theta, source)
+    told = {name: value for name, value in hf.items() if value is not None or name in _NULLABLE}
+    values = {**family.defaults, **told}
+    problems = _not_understood(hf, family) + _malformed(values, family)
+    if not problems:
+        try:
+            return _build(kind, values, family, max_positions)
+        except ValueError as error:
+            problems = [str(error)]
+    raise UserError(f"{source}: {'; '.join(problems)}; use a model without it")
 
 
-def _build(values: Mapping[str, Any], family: Family, theta: float, source: str) -> DecoderConfig:
-    heads = values["num_attention_heads"]
-    try:
-        return DecoderConfig(
-            vocab_size=values["vocab_size"],
-            hidden_size=values["hidden_size"],
-            intermediate_size=values["intermediate_size"],
-            num_layers=values["num_hidden_layers"],
-            num_heads=heads,
-            num_kv_heads=values.get("num_key_value_heads") or heads,
-            head_dim=values.get("head_dim") or values["hidden_size"] // heads,
-            rope_theta=theta,
-            rms_norm_eps=float(values["rms_norm_eps"]),
-            tie_embeddings=values["tie_word_embeddings"],
-            sliding_window=values["sliding_window"] if "sliding_window" in family.fields else None,
-            max_positions=values["max_position_embeddings"],
-        )
-    except ValueError as error:
-        raise UserError(f"{source}: {error}; the config does not describe a decoder") from None
+def text_config(hf: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The part of a config that describes the text decoder: all of it, or what a multimodal model nests."""
+    kind, nested = hf.get("model_type"), hf.get("text_config")
+    if not isinstance(kind, str) or kind not in _MULTIMODAL or not isinstance(nested, Mapping):
+        return hf
+    shared = {name: hf[name] for name in ("tie_word_embeddings", "dtype", "torch_dtype") if name in hf}
+    return {**shared, **nested, "model_type": _MULTIMODAL[kind]}
 
 
 def _not_understood(hf: Mapping[str, Any], family: Family) -> list[str]:
-    problems = [
-        f"{name} = {hf[name]!r} is not supported (only {allowed[0]!r})"
-        for name, allowed in _ONLY.items()
-        if name in hf and hf[name] not in allowed
-    ]
-    known = _IGNORED | _READ | family.fields | set(_ONLY)
-    # an unknown field that is switched off changes nothing
-    problems += [
-        f"field {name} = {value!r} is not understood" for name, value in hf.items() if name not in known and value
-    ]
-    return problems
+    """Fields that we do not read; one that is switched off changes nothing."""
+    known = _IGNORED | _COMMON | family.reads
+    return [f"field {name} = {value!r} is not understood" for name, value in hf.items() if name not in known and value]
 
 
 def _malformed(values: Mapping[str, Any], family: Family) -> list[str]:
-    """What is wrong with the values of fields that we read."""
-    sizes = [name for name in (*_SIZES, "max_position_embeddings") if name in values]
-    sizes += [name for name in (*_OPTIONAL_SIZES, *family.fields) if values.get(name) is not None]
-    problems = [
-        f"{name} = {values[name]!r} is not a positive integer"
-        for name in sizes
-        if not isinstance(values[name], int) or values[name] is True or values[name] < 1
-    ]
-    if not _is_positive(values["rms_norm_eps"]):
-        problems.append(f"rms_norm_eps = {values['rms_norm_eps']!r} is not a positive number")
-    if not isinstance(values["tie_word_embeddings"], bool):
-        problems.append(f"tie_word_embeddings = {values['tie_word_embeddings']!r} is not true or false")
+    """What is missing, or wrong with the values of fields that we read."""
+    missing = [name for name in _SIZES if name not in values]
+    problems = [f"{', '.join(missing)} missing"] if missing else []
+    for name in sorted((_COMMON | family.reads) & values.keys()):
+        value = values[name]
+        if value is None and name in _NULLABLE:
+            continue
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if name in _INTEGERS and not (whole and value > 0):
+            problems.append(f"{name} = {value!r} is not a positive integer")
+        elif name in _NUMBERS and not is_positive(value):
+            problems.append(f"{name} = {value!r} is not a positive number")
+        elif name in _FLAGS and not isinstance(value, bool):
+            problems.append(f"{name} = {value!r} is not true or false")
+        elif name == "max_window_layers" and not (whole and value >= 0):
+            problems.append(f"{name} = {value!r} is not a number of layers")
     return problems
 
 
-def _is_positive(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < float("inf")
+def _build(kind: str, values: Mapping[str, Any], family: Family, max_positions: int | None) -> DecoderConfig:
+    heads, limit = values["num_attention_heads"], values["max_position_embeddings"]
+    if max_positions is not None and not 0 < max_positions <= limit:
+        raise ValueError(f"max_positions {max_positions} is not between 1 and the model's own limit of {limit}")
+    limit = max_positions or limit
+    fields: dict[str, Any] = {
+        "vocab_size": values["vocab_size"],
+        "hidden_size": values["hidden_size"],
+        "intermediate_size": values["intermediate_size"],
+        "num_layers": values["num_hidden_layers"],
+        "num_heads": heads,
+        "num_kv_heads": values.get("num_key_value_heads") or heads,
+        "head_dim": values.get("head_dim") or values["hidden_size"] // heads,
+        "pattern": _pattern(family.spans(values, limit)),
+        "max_positions": limit,
+        "tie_embeddings": values["tie_word_embeddings"],
+        "norm_eps": float(values["layer_norm_eps"] if "layer_norm_eps" in family.reads else values["rms_norm_eps"]),
+        "family": kind,
+        **family.build(values),
+    }
+    return DecoderConfig(**{"activation": activation(values), **fields})
 
 
-def _rope_theta(values: Mapping[str, Any]) -> tuple[float, str | None]:
-    """The rotary base, and what is wrong with the rotary fields; transformers 5 nests them, 4 did not."""
-    nested = values.get("rope_parameters") or values.get("rope_scaling") or {}
-    if not isinstance(nested, Mapping):
-        return 0.0, f"rope parameters {nested!r} are not an object"
-    kind = nested.get("rope_type", nested.get("type", "default"))
-    extra = sorted(set(nested) - {"rope_type", "type", "rope_theta"})
-    if kind != "default" or extra:
-        return 0.0, f"rope scaling {kind!r} {' '.join(extra)} is not supported (only 'default')"
-    theta = nested.get("rope_theta", values.get("rope_theta", 10000.0))
-    if not _is_positive(theta):
-        return 0.0, f"rope_theta = {theta!r} is not a positive number"
-    return float(theta), None
+def _pattern(spans: Sequence[Span]) -> tuple[Span, ...]:
+    """The shortest sequence that gives all layers' attention when repeated."""
+    for length in range(1, len(spans)):
+        if all(span == spans[index % length] for index, span in enumerate(spans)):
+            return tuple(spans[:length])
+    return tuple(spans)
 
 
 @dataclasses.dataclass(frozen=True)
 class Weight:
-    """One parameter of ours: its Hugging Face name (`{layer}` where stacked) and the way there and back."""
+    """One parameter of ours and where it lies in a Hugging Face checkpoint; elements keep their order."""
 
-    name: str
-    to_ours: Callable[[np.ndarray], np.ndarray]
-    to_hf: Callable[[np.ndarray], np.ndarray]
+    names: tuple[str, ...]
+    """Tensor names: one, or one a layer where ours is stacked."""
+    stacked: bool
+    """Whether ours has a leading axis over `names`."""
+    shape: tuple[int, ...]
+    """Shape of each tensor."""
+    view: tuple[int, ...]
+    """The same with its axes split."""
+    pick: tuple[int | slice, ...] = ()
+    """The part of the view that is ours; the rest of a fused tensor belongs to other parameters."""
 
-    @property
-    def stacked(self) -> bool:
-        """Whether ours holds all layers in one array."""
-        return "{layer}" in self.name
-
-
-def _same(name: str) -> Weight:
-    return Weight(name, lambda w: w, lambda w: w)
-
-
-def _transposed(name: str) -> Weight:
-    return Weight(name, np.transpose, np.transpose)
+    def ours(self, tensor: np.ndarray) -> np.ndarray:
+        """Our part of a tensor, a view of it: [3 N H, D] -> [N, 3, H, D] -> [N, H, D], say."""
+        return tensor.reshape(self.view)[self.pick]
 
 
-def _heads_out(name: str, heads: int, head_dim: int) -> Weight:
-    """[heads * H, D] there, [D, heads, H] here."""
-    return Weight(
-        name,
-        lambda w: w.reshape(heads, head_dim, -1).transpose(2, 0, 1),
-        lambda w: w.transpose(1, 2, 0).reshape(heads * head_dim, -1),
-    )
+Path = tuple[str | int, ...]
 
 
-def weight_table(config: DecoderConfig) -> dict[tuple[str, ...], Weight]:
-    """Path of each parameter in the decoder's state -> its place in a Llama-layout checkpoint."""
-    N, K, H = config.num_heads, config.num_kv_heads, config.head_dim
-    layer = "model.layers.{layer}."
-    table = {
-        ("embedding",): _same("model.embed_tokens.weight"),
-        ("final_norm", "scale"): _same("model.norm.weight"),
-        ("layers", "attention_norm", "scale"): _same(layer + "input_layernorm.weight"),
-        ("layers", "mlp_norm", "scale"): _same(layer + "post_attention_layernorm.weight"),
-        ("layers", "q"): _heads_out(layer + "self_attn.q_proj.weight", N, H),
-        ("layers", "k"): _heads_out(layer + "self_attn.k_proj.weight", K, H),
-        ("layers", "v"): _heads_out(layer + "self_attn.v_proj.weight", K, H),
-        # [D, N * H] there, [N, H, D] here
-        ("layers", "o"): Weight(
-            layer + "self_attn.o_proj.weight",
-            lambda w: w.T.reshape(N, H, -1),
-            lambda w: w.reshape(N * H, -1).T,
-        ),
-        ("layers", "gate"): _transposed(layer + "mlp.gate_proj.weight"),
-        ("layers", "up"): _transposed(layer + "mlp.up_proj.weight"),
-        ("layers", "down"): _transposed(layer + "mlp.down_proj.weight"),
-    }
-    if not config.tie_embeddings:
-        table["head",] = _same("lm_head.weight")
-    return table
+@functools.lru_cache(maxsize=64)
+def weight_table(config: DecoderConfig) -> Mapping[Path, Weight]:
+    """Path of each parameter in the decoder's state -> its place in a checkpoint of the config's family."""
+    config = dataclasses.replace(config, vocab_padding=0)
+    shapes = nnx.to_flat_state(nnx.state(abstract_decoder(config, make_mesh(devices=jax.devices()[:1]))))
+    return {tuple(path): _weight(config, tuple(path), variable.get_value().shape) for path, variable in shapes}
+
+
+def _weight(config: DecoderConfig, path: Path, shape: tuple[int, ...]) -> Weight:
+    family, period = FAMILIES[config.family], len(config.pattern)
+    # ("layers", 3, "attention_norm", "scale"), ("rest", 0, "q_bias"), ("final_norm", "scale"), ("head",)
+    inner = [str(part) for part in path[2:] or path[:1]] if path[0] in ("layers", "rest") else [str(path[0]), *path[1:]]
+    stem, kind = str(inner[0]), "bias" if "bias" in str(inner[-1]) else "weight"
+    stem = stem.removesuffix("_bias")
+    stacked = path[0] == "layers"
+    if stacked:
+        layers = range(int(path[1]), config.groups * period, period)
+        shape = shape[1:]
+    else:
+        layers = [config.groups * period + int(path[1])] if path[0] == "rest" else []
+    fused = family.fused(config)
+    name, rows, pick = fused[stem] if stem in fused else (family.names[stem], None, ())
+    names = tuple(family.names["layer"].format(layer) + name for layer in layers) or (name,)
+    lone = kind == "bias" or stem.endswith("norm")
+    view = shape if rows is None else rows if lone else (*rows, shape[-1])
+    split = 1 if stem in ("o", "down") else len(view) - 1  # how many axes of the view are rows there
+    flat = (math.prod(view),) if lone else (math.prod(view[:split]), math.prod(view[split:]))
+    return Weight(tuple(f"{name}.{kind}" for name in names), stacked, flat, view, pick)
+
+
+def normal_name(name: str, hf: Mapping[str, Any]) -> str | None:
+    """A tensor's name as in a text-only checkpoint; None where it belongs to another part of a multimodal model."""
+    if hf.get("model_type") not in _MULTIMODAL:
+        return name
+    inner = name.removeprefix("model.")
+    if inner.startswith(("vision_tower.", "multi_modal_projector.")):
+        return None
+    if inner.startswith("language_model."):
+        inner = inner.removeprefix("language_model.")
+        return inner if inner.startswith(("model.", "lm_head.")) else f"model.{inner}"
+    return name

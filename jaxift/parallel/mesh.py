@@ -47,6 +47,11 @@ def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1, devices: Sequence[A
     )
 
 
+def platform() -> str:
+    """What the mesh in use is made of: cpu, gpu or tpu; known while tracing, even of devices only described."""
+    return jax.sharding.get_abstract_mesh().abstract_device.platform
+
+
 def batch_shards(mesh: Mesh) -> int:
     """Number of pieces that the batch axis is cut into; a batch must be a multiple of it."""
     return mesh.shape["data"] * mesh.shape["fsdp"]

@@ -56,8 +56,12 @@ def initial_moments(config: TuneConfig, params: nnx.State) -> Any:
 
 
 def _decayed(params: Any) -> Any:
-    """Weight decay spares the norms' scales."""
-    return jax.tree.map_with_path(lambda path, _: "norm" not in jax.tree_util.keystr(path), params)
+    """Weight decay spares norms and biases."""
+
+    def is_matrix(path: tuple, _: Array) -> bool:
+        return not any(word in jax.tree_util.keystr(path) for word in ("norm", "bias"))
+
+    return jax.tree.map_with_path(is_matrix, params)
 
 
 @functools.partial(jax.jit, static_argnames=("graph", "config", "dtype"), donate_argnames=("params", "moments"))

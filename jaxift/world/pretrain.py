@@ -17,7 +17,9 @@ from flax import nnx
 from jax.sharding import PartitionSpec
 
 from jaxift.models.attention import attention_mask
-from jaxift.models.decoder import Decoder, DecoderConfig, init_decoder
+from jaxift.models.config import DecoderConfig, Span
+from jaxift.models.decoder import Decoder, init_decoder
+from jaxift.models.rope import Rope
 from jaxift.parallel.mesh import make_mesh, spec
 from jaxift.world.corpus import ALL_RELIABLE, AuthorMix, Writer
 from jaxift.world.facts import World, build_world
@@ -77,8 +79,7 @@ def decoder_config(vocab_size: int) -> DecoderConfig:
         num_heads=4,
         num_kv_heads=4,
         head_dim=32,
-        rope_theta=10000.0,
-        rms_norm_eps=1e-5,
+        pattern=(Span(Rope(32)),),
         tie_embeddings=True,
         max_positions=256,
     )
@@ -115,8 +116,8 @@ def _matrix_axes(path: tuple, leaf: jax.Array) -> optax.contrib.MuonDimensionNum
     if "layers" not in name or leaf.ndim < 3:
         return None
     if "'o'" in name:
-        return optax.contrib.MuonDimensionNumbers(reduction_axis=(1, 2), output_axis=3)
-    return optax.contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=tuple(range(2, leaf.ndim)))
+        return optax.contrib.MuonDimensionNumbers(reduction_axis=(2, 3), output_axis=1)
+    return optax.contrib.MuonDimensionNumbers(reduction_axis=leaf.ndim - 1, output_axis=tuple(range(1, leaf.ndim - 1)))
 
 
 def make_step(graph: nnx.GraphDef, optimizer: optax.GradientTransformation) -> Callable:
@@ -152,12 +153,13 @@ def residual_streams(
     `Decoder.hidden` gives the last of them alone. Unrolled like there: on CPU the backward pass of a scan copies a lot.
     """
     mask_BTT = attention_mask(segments_BT, positions_BT, None)
-    stream_BTD = model.embedding[...].at[tokens_BT].get(out_sharding=spec("batch", None, None))
-    graph, stacked = nnx.split(model.layers)
+    rotation = model.config.pattern[0].rope.rotation(positions_BT)
+    stream_BTD = model.embed(tokens_BT, jnp.float32)
+    graph, stacked = nnx.split(model.layers[0])
     streams_BTD = []
     for index in range(LAYERS):
         layer = nnx.merge(graph, jax.tree.map(itemgetter(index), stacked))
-        stream_BTD = layer(stream_BTD, positions_BT, mask_BTT)
+        stream_BTD, _ = layer(stream_BTD, rotation, mask_BTT)
         streams_BTD.append(stream_BTD)
     return streams_BTD
 

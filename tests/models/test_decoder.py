@@ -1,7 +1,7 @@
 """What holds for the decoder whatever its weights: causality, segments, meshes, recomputation, sizes."""
 
+import dataclasses
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +10,11 @@ import pytest
 from flax import nnx
 
 import jaxift
-from jaxift.models.decoder import DecoderConfig, abstract_decoder, init_decoder
-from jaxift.models.weights import hf_tensors
+from jaxift.models.config import DecoderConfig, Span
+from jaxift.models.decoder import init_decoder
+from jaxift.models.export import hf_tensors
+from jaxift.models.families import weight_table
+from jaxift.models.rope import Rope
 from jaxift.parallel.mesh import make_mesh, sharding, spec
 from jaxift.tuning.step import response_loss
 
@@ -157,8 +160,8 @@ def test_logits_and_gradients_are_the_same_on_every_mesh(mesh, meshes, tiny_fold
 
 def test_weights_are_spread_over_the_mesh(meshes, tiny_folder):
     decoder = jaxift.load(tiny_folder, meshes["2x2x2"]).decoder
-    assert decoder.layers.q[...].sharding.spec == jax.P(None, "fsdp", "tensor", None)
-    assert decoder.layers.q[...].addressable_shards[0].data.shape == (2, 16, 2, 8)
+    assert decoder.layers[0].q[...].sharding.spec == jax.P(None, "tensor", None, "fsdp")
+    assert decoder.layers[0].q[...].addressable_shards[0].data.shape == (2, 2, 8, 16)
     assert decoder.embedding[...].addressable_shards[0].data.shape == (32, 16)
 
 
@@ -191,26 +194,12 @@ def test_no_dtype_is_promoted_by_accident(dtype, tiny_model):
 
 
 def test_initialisation_follows_its_seed_on_every_mesh(meshes):
-    config = DecoderConfig(32, 8, 16, 2, 2, 2, 4, tie_embeddings=True)
+    config = DecoderConfig(32, 8, 16, 2, 2, 2, 4, (Span(Rope(4)),), tie_embeddings=True)
     first, same = (hf_tensors(init_decoder(config, 1, meshes[mesh])) for mesh in ("1x1x1", "1x1x2"))
     for name, value in first.items():
         np.testing.assert_allclose(same[name], value, rtol=1e-6, err_msg=name)
     name = "model.layers.1.self_attn.q_proj.weight"
     assert not np.array_equal(first[name], first[name.replace("1", "0")])
-
-
-LLAMA_2_7B = DecoderConfig(32000, 4096, 11008, 32, 32, 32, 128, max_positions=4096)
-MISTRAL_7B = DecoderConfig(32000, 4096, 14336, 32, 32, 8, 128, sliding_window=4096, max_positions=32768)
-
-
-@pytest.mark.parametrize("shape", [(1, 8, 1), (1, 4, 2), (1, 1, 8)], ids=["fsdp 8", "fsdp 4 x tensor 2", "tensor 8"])
-@pytest.mark.parametrize(("config", "parameters"), [(LLAMA_2_7B, 6_738_415_616), (MISTRAL_7B, 7_241_732_096)])
-def test_real_sizes_have_the_published_parameter_count(config, parameters, shape):
-    leaves = jax.tree.leaves(nnx.state(abstract_decoder(config, make_mesh(*shape))))
-    assert sum(math.prod(leaf.shape) for leaf in leaves) == parameters
-    matrices = [leaf for leaf in leaves if leaf.shape[-1] * 100 < math.prod(leaf.shape)]
-    on_one = sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in matrices)
-    assert on_one == sum(math.prod(leaf.shape) for leaf in matrices) / 8
 
 
 def test_a_spec_does_not_use_a_mesh_axis_twice():
@@ -227,9 +216,43 @@ def test_a_mesh_needs_its_devices():
 
 @pytest.mark.parametrize(
     ("fields", "message"),
-    [({"num_kv_heads": 3}, "num_heads 4 is not a multiple of num_kv_heads 3"), ({"head_dim": 7}, "head_dim 7 is odd")],
+    [
+        ({"num_kv_heads": 3}, "num_heads 4 is not a multiple of num_kv_heads 3"),
+        ({"head_dim": 4}, "8 rotary dimensions do not fit into head_dim 4"),
+        ({"pattern": (Span(Rope(8)), Span(Rope(8), 4))}, "a pattern of 2 does not fit into 1 layers"),
+    ],
 )
-def test_impossible_heads_are_refused(fields, message):
+def test_impossible_shapes_are_refused(fields, message):
     shape = {"vocab_size": 8, "hidden_size": 8, "intermediate_size": 8, "num_layers": 1, "num_heads": 4}
     with pytest.raises(ValueError, match=message):
-        DecoderConfig(**{**shape, "num_kv_heads": 4, "head_dim": 8, **fields})
+        DecoderConfig(**{**shape, "num_kv_heads": 4, "head_dim": 8, "pattern": (Span(Rope(8)),), **fields})
+
+
+def test_odd_rotary_dimensions_are_refused():
+    with pytest.raises(ValueError, match="7 rotary dimensions cannot be turned in pairs"):
+        Rope(7)
+
+
+LOCAL, GLOBAL = Span(Rope(8, 100.0), 3), Span(Rope(8))
+PATTERNED = DecoderConfig(
+    32, 16, 24, 8, 2, 1, 8, (LOCAL, LOCAL, GLOBAL), norm_placement="around", qk_norm="head", family="gemma3_text"
+)
+
+
+def test_a_pattern_with_remainder_runs_its_layers_in_order(meshes, all_logits):
+    """Eight layers of a pattern of three (2 groups and 2 more) = the same eight layers listed one by one."""
+    mesh = meshes["1x1x1"]
+    listed = dataclasses.replace(PATTERNED, pattern=tuple(PATTERNED.pattern[layer % 3] for layer in range(8)))
+    scanned, flat = init_decoder(PATTERNED, 0, mesh), init_decoder(listed, 1, mesh)
+    tensors, state = hf_tensors(scanned), nnx.to_flat_state(nnx.state(flat))
+    assert len(scanned.rest) == 2
+    table = weight_table(listed)
+    same = [
+        (path, leaf.replace(jnp.asarray(np.stack([table[path].ours(tensors[name]) for name in table[path].names]))))
+        if table[path].stacked
+        else (path, leaf.replace(jnp.asarray(table[path].ours(tensors[table[path].names[0]]))))
+        for path, leaf in state
+    ]
+    flat = nnx.merge(nnx.graphdef(flat), nnx.from_flat_state(same))
+    tokens = np.random.default_rng(0).integers(0, 32, (2, T))
+    np.testing.assert_allclose(all_logits(scanned, mesh, tokens), all_logits(flat, mesh, tokens), atol=1e-5)

@@ -6,7 +6,10 @@ import pytest
 from safetensors.numpy import load_file
 
 from jaxift.data.tokenizer import Tokenizer
-from jaxift.models.weights import hf_tensors, load
+from jaxift.models.config import Span
+from jaxift.models.export import hf_tensors
+from jaxift.models.rope import Rope
+from jaxift.models.weights import load
 from jaxift.world import MODEL_DIR, write_questions
 from jaxift.world import pretrain as recipe
 from jaxift.world.corpus import context_of, instruction_prompt, quiz_prompt, structural_words
@@ -29,6 +32,7 @@ def tiny(monkeypatch):
             num_heads=2,
             num_kv_heads=2,
             head_dim=16,
+            pattern=(Span(Rope(16)),),
         )
 
     monkeypatch.setattr(recipe, "decoder_config", small)

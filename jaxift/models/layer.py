@@ -1,0 +1,158 @@
+"""One decoder layer: norms, grouped-query attention and MLP, as the config asks.
+
+Shape letters: B batch, T query, S key, D embed, N heads, K key heads, H head dim, F mlp. Weights are laid out as in
+Hugging Face checkpoints, [out, in] with their axes split, so that loading moves no element.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+
+from jaxift.models.attention import attention
+from jaxift.models.config import DecoderConfig
+from jaxift.models.rope import rotate
+from jaxift.parallel.mesh import spec
+
+ACTIVATIONS = {
+    "silu": jax.nn.silu,
+    "gelu": functools.partial(jax.nn.gelu, approximate=False),
+    "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
+}
+Rotation = tuple[Float[Array, "B T R"], Float[Array, "B T R"]]
+KeyValues = tuple[Float[Array, "B S K H"], Float[Array, "B S K H"]]
+
+
+def whole(weight: nnx.Param, dtype: np.dtype | type, *names: str | None) -> Array:
+    """Gathers a weight over `fsdp` (its `embed` dimension) and casts it for the computation."""
+    return jax.sharding.reshard(weight[...].astype(dtype), spec(*names))
+
+
+def matrix(rngs: nnx.Rngs, shape: tuple[int, ...], names: tuple[str | None, ...], scale: float) -> nnx.Param:
+    """A normally distributed weight, laid out by logical names from its creation."""
+    return nnx.Param(scale * jax.random.normal(rngs.params(), shape, jnp.float32, out_sharding=spec(*names)))
+
+
+def _bias(wanted: bool, shape: tuple[int, ...], *names: str | None) -> nnx.Param | None:
+    return nnx.Param(jnp.zeros(shape, jnp.float32, out_sharding=spec(*names))) if wanted else None
+
+
+class Norm(nnx.Module):
+    """Root-mean-square norm (Zhang and Sennrich 2019) or layer norm over the dimensions of `shape`, in float32."""
+
+    def __init__(self, config: DecoderConfig, shape: tuple[int, ...], *names: str | None):
+        self.config, self.axes = config, tuple(range(-len(shape), 0))
+        neutral = jnp.zeros if config.norm_unit_offset else jnp.ones
+        self.scale = nnx.Param(neutral(shape, jnp.float32, out_sharding=spec(*names)))
+        self.bias = _bias(config.norm == "layer", shape, *names)
+
+    def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Normalises the last dimensions."""
+        wide = x.astype(jnp.float32)
+        if self.config.norm == "layer":
+            wide = wide - jnp.mean(wide, axis=self.axes, keepdims=True)
+        wide = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=self.axes, keepdims=True) + self.config.norm_eps)
+        scale = self.scale[...].astype(jnp.float32)
+        wide = wide * (1 + scale if self.config.norm_unit_offset else scale)
+        return (wide if self.bias is None else wide + self.bias[...].astype(jnp.float32)).astype(x.dtype)
+
+
+class Layer(nnx.Module):
+    """Attention and MLP with their norms and residual connections."""
+
+    def __init__(self, config: DecoderConfig, rngs: nnx.Rngs):
+        self.config = config
+        D, F, N, K, H = (
+            config.hidden_size,
+            config.intermediate_size,
+            config.num_heads,
+            config.num_kv_heads,
+            config.head_dim,
+        )
+        before, after = (config.norm_placement in (place, "around") for place in ("before", "after"))
+        self.attention_norm = Norm(config, (D,), None) if before else None
+        self.attention_post_norm = Norm(config, (D,), None) if after else None
+        self.mlp_norm = Norm(config, (D,), None) if before else None
+        self.mlp_post_norm = Norm(config, (D,), None) if after else None
+        self.q_norm = _head_norm(config, N, "heads")
+        self.k_norm = _head_norm(config, K, "kv_heads")
+        self.q = matrix(rngs, (N, H, D), ("heads", None, "embed"), D**-0.5)
+        self.k = matrix(rngs, (K, H, D), ("kv_heads", None, "embed"), D**-0.5)
+        self.v = matrix(rngs, (K, H, D), ("kv_heads", None, "embed"), D**-0.5)
+        self.o = matrix(rngs, (D, N, H), ("embed", "heads", None), (2 * config.num_layers * N * H) ** -0.5)
+        self.q_bias = _bias(config.qkv_bias, (N, H), "heads", None)
+        self.k_bias = _bias(config.qkv_bias, (K, H), "kv_heads", None)
+        self.v_bias = _bias(config.qkv_bias, (K, H), "kv_heads", None)
+        self.o_bias = _bias(config.output_bias, (D,), None)
+        self.gate = matrix(rngs, (F, D), ("mlp", "embed"), D**-0.5) if config.gated_mlp else None
+        self.up = matrix(rngs, (F, D), ("mlp", "embed"), D**-0.5)
+        self.down = matrix(rngs, (D, F), ("embed", "mlp"), (2 * config.num_layers * F) ** -0.5)
+        self.gate_bias = _bias(config.mlp_bias and config.gated_mlp, (F,), "mlp")
+        self.up_bias = _bias(config.mlp_bias, (F,), "mlp")
+        self.down_bias = _bias(config.mlp_bias, (D,), None)
+
+    def __call__(
+        self,
+        x_BTD: Float[Array, "B T D"],
+        rotation: Rotation,
+        mask_BTS: Bool[Array, "B T S"],
+        past: KeyValues | None = None,
+        start: Array | int = 0,
+    ) -> tuple[Float[Array, "B T D"], KeyValues]:
+        """Adds attention and MLP to the residual stream; returns it with the keys and values that were attended to.
+
+        With `past`, this call's keys and values are written into it from column `start` on, and all of it is attended.
+        """
+        out_BTD, seen = self._attend(_normed(self.attention_norm, x_BTD), rotation, mask_BTS, past, start)
+        attended_BTD = x_BTD + _normed(self.attention_post_norm, out_BTD)
+        read_BTD = x_BTD if self.config.parallel_residual else attended_BTD
+        out_BTD = self._mlp(_normed(self.mlp_norm, read_BTD))
+        return attended_BTD + _normed(self.mlp_post_norm, out_BTD), seen
+
+    def _attend(
+        self, x_BTD: Array, rotation: Rotation, mask_BTS: Array, past: KeyValues | None, start: Array | int
+    ) -> tuple[Array, KeyValues]:
+        dtype = x_BTD.dtype
+        q_BTNH = jnp.einsum("BTD,NHD->BTNH", x_BTD, whole(self.q, dtype, "heads", None, None))
+        k_BTKH = jnp.einsum("BTD,KHD->BTKH", x_BTD, whole(self.k, dtype, "kv_heads", None, None))
+        v_BSKH = _biased(jnp.einsum("BTD,KHD->BTKH", x_BTD, whole(self.v, dtype, "kv_heads", None, None)), self.v_bias)
+        q_BTNH = rotate(_normed(self.q_norm, _biased(q_BTNH, self.q_bias)), rotation)
+        k_BSKH = rotate(_normed(self.k_norm, _biased(k_BTKH, self.k_bias)), rotation)
+        if past is not None:
+            k_BSKH = jax.lax.dynamic_update_slice_in_dim(past[0], k_BSKH, start, axis=1)
+            v_BSKH = jax.lax.dynamic_update_slice_in_dim(past[1], v_BSKH, start, axis=1)
+        c = self.config
+        out_BTNH = attention(q_BTNH, k_BSKH, v_BSKH, mask_BTS, c.attention_scale, c.attention_soft_cap)
+        o_DNH = whole(self.o, dtype, None, "heads", None)
+        out_BTD = jnp.einsum("BTNH,DNH->BTD", out_BTNH, o_DNH, out_sharding=spec("batch", None, None))
+        return _biased(out_BTD, self.o_bias), (k_BSKH, v_BSKH)
+
+    def _mlp(self, x_BTD: Array) -> Array:
+        act = ACTIVATIONS[self.config.activation]
+        up_BTF = _biased(jnp.einsum("BTD,FD->BTF", x_BTD, whole(self.up, x_BTD.dtype, "mlp", None)), self.up_bias)
+        if self.gate is None:
+            up_BTF = act(up_BTF)
+        else:
+            gate_BTF = jnp.einsum("BTD,FD->BTF", x_BTD, whole(self.gate, x_BTD.dtype, "mlp", None))
+            up_BTF = act(_biased(gate_BTF, self.gate_bias)) * up_BTF
+        down_DF = whole(self.down, x_BTD.dtype, None, "mlp")
+        out_BTD = jnp.einsum("BTF,DF->BTD", up_BTF, down_DF, out_sharding=spec("batch", None, None))
+        return _biased(out_BTD, self.down_bias)
+
+
+def _head_norm(config: DecoderConfig, heads: int, name: str) -> Norm | None:
+    if config.qk_norm is None:
+        return None
+    each = config.qk_norm == "head"
+    return Norm(config, (config.head_dim,), None) if each else Norm(config, (heads, config.head_dim), name, None)
+
+
+def _normed(norm: Norm | None, x: Array) -> Array:
+    return x if norm is None else norm(x)
+
+
+def _biased(x: Array, bias: nnx.Param | None) -> Array:
+    return x if bias is None else x + bias[...].astype(x.dtype)
