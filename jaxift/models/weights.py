@@ -1,42 +1,37 @@
-"""Hugging Face folders in and out: config.json, model.safetensors and the tokenizer's files."""
+"""Loads a language model: its config, tokenizer and weights, checked and laid out on a mesh."""
 
-import contextlib
 import dataclasses
-import hashlib
-import json
-import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
-import ml_dtypes
-import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from jaxift.data.tokenizer import Tokenizer
 from jaxift.errors import UserError
-from jaxift.models.decoder import Decoder, DecoderConfig, abstract_decoder
-from jaxift.models.families import Weight, decoder_config, weight_table
+from jaxift.models.config import DecoderConfig
+from jaxift.models.decoder import Decoder, abstract_decoder
+from jaxift.models.families import Path as ParameterPath
+from jaxift.models.families import Weight, decoder_config, normal_name, weight_table
+from jaxift.models.family_tables import FAMILIES
+from jaxift.models.fingerprint import fingerprint
+from jaxift.models.folder import ModelFolder, model_config, open_model
+from jaxift.models.placing import Parameter, place
+from jaxift.models.safetensors_file import FLOATS, Tensor
+from jaxift.models.shards import read_tensors, told, weights_file
 from jaxift.parallel.mesh import make_mesh
 
-WEIGHTS_FILE = "model.safetensors"
-TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json",
-    "vocab.json", "merges.txt", "chat_template.jinja", "generation_config.json",
-)  # fmt: skip
-_SAMPLE = 1 << 12
-# Buffers that old checkpoints carry beside their weights; they can be computed.
-_DERIVED = ("rotary_emb.inv_freq",)
+DTYPES = ("float32", "bfloat16")
 
 
 @dataclasses.dataclass(frozen=True)
 class LanguageModel:
-    """A decoder on a mesh with its tokenizer: what `load` returns and `score` takes."""
+    """A decoder on a mesh with its tokenizer: what `load` returns and `score` takes.
+
+    `folder` is local and holds config and tokenizer, wherever the weights came from.
+    """
 
     decoder: Decoder
     tokenizer: Tokenizer
@@ -62,165 +57,109 @@ def load(
     *,
     bos: str = "auto",
     param_dtype: str | None = None,
+    max_positions: int | None = None,
 ) -> LanguageModel:
-    """Loads a Hugging Face folder onto a mesh (default: one device).
+    """Loads a model onto a mesh (default: one device) from a folder, the Hugging Face Hub or an object store.
 
-    `dtype` (`float32` or `bfloat16`) is what is computed in; weights are held in `param_dtype`, by default the same.
-    `bos`: see `Tokenizer.load`. Raises UserError, collecting everything that is wrong with the weights.
+    `path`: see `open_model`. `dtype` (`float32` or `bfloat16`) is what is computed in; weights are held in
+    `param_dtype`, by default the same. `bos`: see `Tokenizer.load`. `max_positions` shortens the length limit. Raises
+    UserError, collecting everything that is wrong with the weights.
     """
-    folder = Path(path)
-    config = check_folder(folder)
+    held = param_dtype or dtype
+    unknown = [name for name in (dtype, held) if name not in DTYPES]
+    if unknown:
+        raise UserError(f"dtype {unknown[0]!r} is not supported; use {' or '.join(DTYPES)}")
+    config = check_folder(path, max_positions)
     mesh = make_mesh() if mesh is None else mesh
     _check_divisible(config, mesh)
-    tokenizer = Tokenizer.load(folder, bos)
-    decoder = load_decoder(folder, config, mesh, jnp.dtype(param_dtype or dtype))
-    return LanguageModel(decoder, tokenizer, mesh, jnp.dtype(dtype), folder, fingerprint(folder))
+    config = dataclasses.replace(config, vocab_padding=-config.vocab_size % mesh.shape["tensor"])
+    model = open_model(path)
+    tokenizer = Tokenizer.load(model.local, bos)
+    decoder = load_decoder(model, config, mesh, jnp.dtype(held))
+    return LanguageModel(decoder, tokenizer, mesh, jnp.dtype(dtype), model.local, fingerprint(model))
 
 
-def fingerprint(folder: str | Path) -> str:
-    """Hash that tells model folders apart: small files whole, of safetensors the header and both ends of each tensor.
-
-    Reading all of a large checkpoint would take longer than loading it.
-    """
-    total = hashlib.sha256()
-    for path in sorted(Path(folder).glob("*")):
-        if path.suffix in (".json", ".model", ".txt", ".jinja"):
-            total.update(path.name.encode() + path.read_bytes())
-        elif path.suffix == ".safetensors":
-            total.update(path.name.encode())
-            for sample in _samples(path):
-                total.update(sample)
-    return total.hexdigest()[:24]
-
-
-def _samples(path: Path) -> Iterator[bytes]:
-    """The header of a safetensors file, then up to 4 KiB at both ends of each tensor; of a damaged file its start."""
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = file.read(min(length, 1 << 28))
-        yield header
-        try:
-            offsets = [value["data_offsets"] for name, value in json.loads(header).items() if name != "__metadata__"]
-        except (ValueError, TypeError, KeyError, AttributeError):
-            return  # the loader will say what is wrong
-        for start, end in offsets:
-            for at in (start, max(start, end - _SAMPLE)):
-                file.seek(8 + length + at)
-                yield file.read(min(_SAMPLE, end - at))
-
-
-def check_folder(path: str | Path) -> DecoderConfig:
-    """Reads a model folder's config without its weights; raises UserError where it could not be loaded."""
-    folder = Path(path)
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such model folder; give one with config.json and {WEIGHTS_FILE}")
-    config = decoder_config(read_hf_config(folder), str(folder / "config.json"))
-    if not (folder / WEIGHTS_FILE).is_file():
-        raise UserError(_absent(folder))
+def check_folder(path: str | Path, max_positions: int | None = None) -> DecoderConfig:
+    """Reads a model's config without its weights; raises UserError where it could not be loaded."""
+    model = open_model(path, weights=False)
+    config = decoder_config(model_config(model), model.storage.where("config.json"), max_positions)
+    if model.has_all_names and not model.is_orbax:
+        weights_file(model.storage)
     return config
 
 
-def read_hf_config(folder: Path) -> dict[str, Any]:
-    """Reads config.json; raises UserError where it is missing or not a JSON object."""
-    path = folder / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: missing; give a Hugging Face model folder") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not valid JSON: {error}") from None
-    if not isinstance(config, dict):
-        raise UserError(f"{path}: not a JSON object; give a Hugging Face model folder")
-    return config
+def load_decoder(model: str | Path | ModelFolder, config: DecoderConfig, mesh: Mesh, dtype: jnp.dtype) -> Decoder:
+    """Reads a model's weights into a decoder sharded over `mesh`, converted to `dtype` on the way.
 
-
-def load_decoder(folder: Path, config: DecoderConfig, mesh: Mesh, dtype: jnp.dtype) -> Decoder:
-    """Reads the weights of `folder` into a decoder sharded over `mesh`, converted to `dtype` on the way.
-
-    Strict: missing, left-over, wrongly shaped and non-finite tensors are collected and raised together.
+    Strict: missing, left-over, twofold and wrongly shaped tensors are collected and raised together, before any weight
+    is read; so are, after it, tensors that hold NaN or infinity.
     """
-    graph, abstract = nnx.split(abstract_decoder(config, mesh))
+    model = model if isinstance(model, ModelFolder) else open_model(model)
+    if model.is_orbax:
+        from jaxift.models.orbax_folder import restore_decoder  # imported here: orbax takes seconds to import
+
+        return restore_decoder(model.root, config, mesh, dtype)
+    where = model.storage.where(weights_file(model.storage))
     table = weight_table(config)
-    with _open_weights(folder) as file:
-        problems = _check_names(set(file.keys()), table, config)
-        arrays: dict[tuple[str, ...], jax.Array] = {}
-        for parts, target in () if problems else nnx.to_flat_state(abstract):
-            path = tuple(str(part) for part in parts)
-            value, found = _read_parameter(file, table[path], config.num_layers, target.get_value())
-            problems += found
-            if value is not None:
-                # the abstract sharding knows the mesh's shape alone; data needs its devices
-                placed = jax.NamedSharding(mesh, target.get_value().sharding.spec)
-                arrays[path] = jax.device_put(value.astype(dtype), placed)
+    tensors, problems = _named(read_tensors(model.storage), model_config(model))
+    _refuse(where, problems + _mismatches(tensors, table, config), "the weights do not match config.json")
+    graph, abstract = nnx.split(abstract_decoder(config, mesh))
+    parameters = []
+    for parts, variable in nnx.to_flat_state(abstract):
+        path, leaf = _path(parts), variable.get_value()
+        parameters.append(Parameter(path, table[path], leaf.shape, jnp.dtype(dtype), mesh, leaf.sharding.spec))
+    arrays, problems = place(parameters, tensors, model.storage)
+    _refuse(where, problems, "copy the files again, or use another checkpoint")
+    return nnx.merge(graph, nnx.map_state(lambda parts, variable: variable.replace(arrays[_path(parts)]), abstract))
+
+
+def _path(parts: Iterable[Any]) -> ParameterPath:
+    return tuple(part if isinstance(part, int) else str(part) for part in parts)
+
+
+def _refuse(where: str, problems: list[str], mend: str) -> None:
     if problems:
-        shown = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
-        raise UserError(f"{folder / WEIGHTS_FILE}: {shown}; the file does not match its config.json")
-    state = nnx.map_state(lambda parts, variable: variable.replace(arrays[tuple(map(str, parts))]), abstract)
-    return nnx.merge(graph, state)
+        raise UserError(f"{where}: {told(problems)}; {mend}")
 
 
-@contextlib.contextmanager
-def _open_weights(folder: Path) -> Iterator[Any]:
-    path = folder / WEIGHTS_FILE
-    try:
-        with safe_open(path, framework="numpy") as file:
-            yield file
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: damaged or not safetensors ({error}); copy the file again") from None
+def _named(found: Mapping[str, Tensor], hf: Mapping[str, Any]) -> tuple[dict[str, Tensor], list[str]]:
+    """Tensors by the names that they have in a text-only checkpoint, and those that two have alike."""
+    tensors: dict[str, Tensor] = {}
+    problems = []
+    for name, tensor in found.items():
+        normal = normal_name(name, hf)
+        if normal in tensors:
+            problems.append(f"tensors {tensors[normal].name} and {name} are the same one")
+        elif normal is not None:
+            tensors[normal] = tensor
+    return tensors, problems
 
 
-def _absent(folder: Path) -> str:
-    pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in folder.glob(pattern))
-    if pickles:
-        return (
-            f"{folder}: {pickles[0]} is a pickle, which can run code and is not loaded; "
-            "convert it once, where you trust it: "
-            f"AutoModelForCausalLM.from_pretrained(DIR).save_pretrained(DIR, safe_serialization=True)"
-        )
-    if (folder / f"{WEIGHTS_FILE}.index.json").is_file():
-        return f"{folder}: weights in several files are not read yet; save them with a larger max_shard_size"
-    return f"{folder}: holds no {WEIGHTS_FILE}; give a Hugging Face model folder"
-
-
-def _check_names(names: set[str], table: Mapping[tuple[str, ...], Weight], config: DecoderConfig) -> list[str]:
-    wanted = {
-        weight.name.format(layer=layer)
-        for weight in table.values()
-        for layer in range(config.num_layers if weight.stacked else 1)
-    }
-    left_over = {name for name in names - wanted if not name.endswith(_DERIVED)}
-    if config.tie_embeddings:
-        left_over.discard("lm_head.weight")  # some exporters write the tied head twice
-    return [f"tensor {name} is missing" for name in sorted(wanted - names)] + [
-        f"tensor {name} is left over" for name in sorted(left_over)
-    ]
-
-
-def _read_parameter(
-    file: Any, weight: Weight, num_layers: int, target: jax.ShapeDtypeStruct
-) -> tuple[np.ndarray | None, list[str]]:
-    """One parameter of ours from its tensor (or its layers' tensors), and what is wrong with them."""
-    shape = target.shape[1:] if weight.stacked else target.shape
-    expected = weight.to_hf(np.empty(shape, np.int8)).shape
-    parts, problems = [], []
-    for name in [weight.name.format(layer=layer) for layer in range(num_layers if weight.stacked else 1)]:
-        found = tuple(file.get_slice(name).get_shape())
-        if found != expected:
-            problems.append(f"tensor {name} has shape {found}, not {expected}")
-            continue
-        tensor = file.get_tensor(name)
-        if tensor.dtype not in (np.float32, np.float16, ml_dtypes.bfloat16, np.float64):
-            problems.append(f"tensor {name} has type {tensor.dtype}, not a float")
-        elif not np.isfinite(tensor).all():
-            problems.append(f"tensor {name} holds NaN or infinity")
-        parts.append(weight.to_ours(tensor))
-    if problems:
-        return None, problems
-    return (np.stack(parts) if weight.stacked else parts[0]), problems
+def _mismatches(
+    tensors: Mapping[str, Tensor], table: Mapping[ParameterPath, Weight], config: DecoderConfig
+) -> list[str]:
+    """Tensors that are missing, left over, of a wrong shape or not floats."""
+    family = FAMILIES[config.family]
+    shapes = {name: weight.shape for weight in table.values() for name in weight.names}
+    # some exporters write a tied head beside the embedding
+    head = f"{family.names['head']}.weight"
+    left_over = sorted(
+        name
+        for name in tensors.keys() - shapes.keys()
+        if not name.endswith(family.derived) and not (config.tie_embeddings and name == head)
+    )
+    problems = [f"tensor {name} is missing" for name in sorted(shapes.keys() - tensors.keys())]
+    problems += [f"tensor {name} is left over" for name in left_over]
+    for name, tensor in tensors.items():
+        if name in shapes and tensor.shape != shapes[name]:
+            problems.append(f"tensor {name} has shape {tensor.shape}, not {shapes[name]}")
+        elif name in shapes and tensor.dtype not in FLOATS:
+            problems.append(f"tensor {name} has type {tensor.dtype}, not {', '.join(FLOATS)}")
+    return problems
 
 
 def _check_divisible(config: DecoderConfig, mesh: Mesh) -> None:
-    shards = {"tensor": ("num_heads", "num_kv_heads", "intermediate_size", "vocab_size"), "fsdp": ("hidden_size",)}
+    shards = {"tensor": ("num_heads", "num_kv_heads", "intermediate_size"), "fsdp": ("hidden_size",)}
     problems = [
         f"{field} {getattr(config, field)} does not divide by mesh.{axis} {mesh.shape[axis]}"
         for axis, fields in shards.items()
@@ -229,33 +168,3 @@ def _check_divisible(config: DecoderConfig, mesh: Mesh) -> None:
     ]
     if problems:
         raise UserError("; ".join(problems) + "; choose another mesh")
-
-
-def hf_tensors(decoder: Decoder) -> dict[str, np.ndarray]:
-    """The decoder's weights under their Hugging Face names and layouts, on the host."""
-    tensors: dict[str, np.ndarray] = {}
-    flat = dict(nnx.to_flat_state(nnx.state(decoder)))
-    for path, weight in weight_table(decoder.config).items():
-        value = np.asarray(flat[path].get_value())
-        for layer, part in enumerate(value if weight.stacked else [value]):
-            tensors[weight.name.format(layer=layer)] = np.ascontiguousarray(weight.to_hf(part))
-    return tensors
-
-
-def export(model: LanguageModel, folder: str | Path) -> Path:
-    """Writes a model as a Hugging Face folder that `transformers` loads; returns the folder.
-
-    Config and tokenizer files are those of the folder that the model was loaded from; the dtype is the weights'.
-    """
-    folder, source = Path(folder), model.folder
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = hf_tensors(model.decoder)
-    config = read_hf_config(source)
-    config.pop("torch_dtype", None)
-    config["dtype"] = str(next(iter(tensors.values())).dtype)
-    save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    for name in TOKENIZER_FILES:
-        if (source / name).is_file() and source.resolve() != folder.resolve():
-            shutil.copyfile(source / name, folder / name)
-    return folder

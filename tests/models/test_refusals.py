@@ -8,6 +8,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import jaxift
+from jaxift.cli import main
 from jaxift.errors import UserError
 from jaxift.models.families import decoder_config
 from jaxift.models.weights import check_folder
@@ -67,26 +68,39 @@ BROKEN = {
     "unknown model_type": (configured(model_type="gpt_bigcode"), "model_type 'gpt_bigcode' is not supported"),
     "no model_type": (configured(model_type=...), "model_type None is not supported"),
     "model_type is a list": (configured(model_type=["llama"]), "model_type ['llama'] is not supported"),
-    "rope of transformers 4": (configured(rope_scaling={"type": "linear", "factor": 2.0}), "rope scaling 'linear'"),
-    "rope of transformers 5": (
+    "mixture of experts": (configured(model_type="mixtral", num_local_experts=8), "is a mixture of experts"),
+    "unknown rope": (configured(rope_scaling={"type": "spiral", "factor": 2.0}), "'spiral'"),
+    "rope lacks a field": (
         configured(rope_parameters={"rope_type": "llama3", "rope_theta": 1.0, "factor": 8.0}),
-        "rope scaling 'llama3' factor is not supported",
+        "rope type 'llama3' lacks low_freq_factor, high_freq_factor",
+    ),
+    "rope has an unknown field": (
+        configured(rope_scaling={"type": "linear", "factor": 2.0, "twist": 1.0}), "twist",
+    ),
+    "rope factor is a text": (configured(rope_scaling={"type": "linear", "factor": "2"}), "factor = '2'"),
+    "rope that depends on the length": (
+        configured(rope_scaling={"type": "dynamic", "factor": 2.0, "original_max_position_embeddings": 32}),
+        "rope type 'dynamic' depends on the length beyond 32 tokens",
     ),
     "part of a rotation": (configured(partial_rotary_factor=0.5), "field partial_rotary_factor = 0.5 is not"),
     "unknown field": (configured(logit_softcap=30.0), "field logit_softcap = 30.0 is not understood"),
     "quantised": (configured(quantization_config={"bits": 4}), "field quantization_config"),
-    "attention bias": (configured(attention_bias=True), "attention_bias = True is not supported"),
-    "MLP bias": (configured(mlp_bias=True), "mlp_bias = True is not supported"),
-    "activation": (configured(hidden_act="gelu"), "hidden_act = 'gelu' is not supported"),
+    "attention bias without its tensors": (
+        configured(attention_bias=True), "tensor model.layers.0.self_attn.k_proj.bias is missing",
+    ),
+    "MLP bias without its tensors": (configured(mlp_bias=True), "tensor model.layers.0.mlp.down_proj.bias is missing"),
+    "bias is a text": (configured(attention_bias="yes"), "attention_bias = 'yes' is not true or false"),
+    "activation": (configured(hidden_act="relu"), "hidden_act = 'relu' is not supported"),
+    "activation is a list": (configured(hidden_act=["silu"]), "hidden_act = ['silu'] is not supported"),
     "window of a Llama": (configured(sliding_window=8), "field sliding_window = 8 is not understood"),
     "size missing": (configured(hidden_size=..., vocab_size=...), "vocab_size, hidden_size missing"),
     "size is a text": (configured(hidden_size="32", head_dim=...), "hidden_size = '32' is not a positive integer"),
     "layers are a text": (configured(num_hidden_layers="2"), "num_hidden_layers = '2' is not a positive integer"),
     "negative size": (configured(intermediate_size=-64), "intermediate_size = -64 is not a positive integer"),
-    "size is null": (configured(vocab_size=None), "vocab_size = None is not a positive integer"),
+    "size is null": (configured(vocab_size=None), "vocab_size missing"),
     "no heads": (configured(num_attention_heads=0), "num_attention_heads = 0 is not a positive integer"),
     "heads do not group": (configured(num_key_value_heads=3), "num_heads 4 is not a multiple of num_kv_heads 3"),
-    "head dimension is odd": (configured(head_dim=7), "head_dim 7 is odd"),
+    "head dimension is odd": (configured(head_dim=7), "7 rotary dimensions cannot be turned in pairs"),
     "theta is a text": (configured(rope_theta="much"), "rope_theta = 'much' is not a positive number"),
     "rope is a text": (configured(rope_scaling="linear"), "rope parameters 'linear' are not an object"),
     "eps is a text": (configured(rms_norm_eps="1e-5"), "rms_norm_eps = '1e-5' is not a positive number"),
@@ -97,7 +111,28 @@ BROKEN = {
     "empty weights": (text("model.safetensors", b""), "model.safetensors: damaged or not safetensors"),
     "pickle only": (renamed("model.safetensors", "pytorch_model.bin"), "pytorch_model.bin is a pickle"),
     "old pickle only": (renamed("model.safetensors", "consolidated.00.pth"), "consolidated.00.pth is a pickle"),
-    "index only": (renamed("model.safetensors", "model.safetensors.index.json"), "weights in several files"),
+    "weights for an index": (
+        renamed("model.safetensors", "model.safetensors.index.json"), "model.safetensors.index.json: not valid JSON",
+    ),
+    "shard without its index": (
+        renamed("model.safetensors", "model-00001-of-00002.safetensors"), "but not model.safetensors.index.json",
+    ),
+    "GGUF only": (renamed("model.safetensors", "model.Q4_K_M.gguf"), "model.Q4_K_M.gguf is GGUF, which is not read"),
+    "weights are a folder": (
+        lambda folder: ((folder / "model.safetensors").unlink(), (folder / "model.safetensors").mkdir()),
+        "holds no model.safetensors",
+    ),
+    "dangling link": (
+        lambda folder: (
+            (folder / "model.safetensors").unlink(),
+            (folder / "model.safetensors").symlink_to("absent"),
+        ),
+        "holds no model.safetensors",
+    ),
+    "trailing bytes": (
+        lambda folder: text("model.safetensors", (folder / "model.safetensors").read_bytes() + b"\0")(folder),
+        "1 bytes follow the last tensor",
+    ),
     "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "holds no model.safetensors"),
     "missing tensor": (reweighed(lambda tensors: tensors.pop(Q)), f"tensor {Q} is missing"),
     "extra tensor": (
@@ -120,7 +155,7 @@ BROKEN = {
     "NaN": (filled(Q, np.nan), f"tensor {Q} holds NaN or infinity"),
     "infinity": (filled("model.norm.weight", np.inf), "tensor model.norm.weight holds NaN or infinity"),
     "integers": (
-        reweighed(lambda tensors: tensors.update({Q: np.ones((32, 32), np.int8)})), f"tensor {Q} has type int8",
+        reweighed(lambda tensors: tensors.update({Q: np.ones((32, 32), np.int8)})), f"tensor {Q} has type I8, not F32",
     ),
     "no tokenizer": (lambda folder: (folder / "tokenizer.json").unlink(), "holds no tokenizer.json"),
     "damaged tokenizer": (text("tokenizer.json", b"{}"), "its tokenizer cannot be loaded"),
@@ -153,19 +188,65 @@ def test_broken_folder_is_refused_in_one_line(name, copy):
 
 def test_all_problems_of_a_file_are_told_at_once(copy):
     def edit(tensors):
-        tensors[Q] = np.full((32, 32), np.nan, np.float32)
+        tensors["more"] = tensors.pop(Q)
         tensors["lm_head.weight"] = np.zeros((64, 31), np.float32)
+        tensors["model.norm.weight"] = np.zeros(32, np.int8)
 
     reweighed(edit)(copy)
     message = refusal(jaxift.load, copy)
-    assert f"tensor {Q} holds NaN" in message
-    assert "tensor lm_head.weight has shape (64, 31)" in message
+    for expected in (
+        f"{Q} is missing",
+        "more is left over",
+        "lm_head.weight has shape (64, 31)",
+        "norm.weight has type",
+    ):
+        assert expected in message
+
+
+def test_all_tensors_that_are_not_finite_are_told_at_once(copy):
+    filled(Q, np.nan)(copy)
+    filled("lm_head.weight", np.inf)(copy)
+    assert f"tensor lm_head.weight holds NaN or infinity; tensor {Q} holds NaN or infinity" in refusal(
+        jaxift.load, copy
+    )
+
+
+def test_a_long_list_is_cut(copy):
+    reweighed(lambda tensors: tensors.clear())(copy)
+    assert "is missing; and 16 more; the weights" in refusal(jaxift.load, copy)
+
+
+@pytest.mark.parametrize("options", [{"dtype": "float16"}, {"dtype": "bfloat16", "param_dtype": "int8"}])
+def test_a_type_that_is_not_computed_in_is_refused(options, tiny_folder):
+    wrong = list(options.values())[-1]
+    assert f"dtype {wrong!r} is not supported; use float32 or bfloat16" in refusal(jaxift.load, tiny_folder, **options)
+
+
+IN_THE_SHELL = (
+    "no folder",
+    "config is no JSON",
+    "unknown model_type",
+    "truncated weights",
+    "pickle only",
+    "NaN",
+    "no tokenizer",
+)
+
+
+@pytest.mark.parametrize("name", IN_THE_SHELL)
+def test_the_command_line_refuses_it_with_exit_code_2(name, copy, capsys):
+    change, expected = BROKEN[name]
+    change(copy)
+    assert main(["world", "check", "--model", str(copy)]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("jaxift: error: ")
+    assert expected in line
 
 
 def test_all_problems_of_a_config_are_told_at_once(copy):
-    configured(attention_bias=True, logit_softcap=30.0, rope_scaling={"rope_type": "yarn"}, vocab_size=...)(copy)
+    configured(attention_bias=2, logit_softcap=30.0, rms_norm_eps=-1, vocab_size=...)(copy)
     message = refusal(check_folder, copy)
-    for expected in ("attention_bias = True", "logit_softcap = 30.0", "rope scaling 'yarn'", "vocab_size missing"):
+    for expected in ("attention_bias = 2", "logit_softcap = 30.0", "rms_norm_eps = -1", "vocab_size missing"):
         assert expected in message
 
 
@@ -173,7 +254,7 @@ def test_all_problems_of_a_config_are_told_at_once(copy):
     ("mesh", "fields", "expected"),
     [
         ("4x1x2", {"num_key_value_heads": 1}, "num_kv_heads 1 does not divide by mesh.tensor 2"),
-        ("4x1x2", {"vocab_size": 65}, "vocab_size 65 does not divide by mesh.tensor 2"),
+        ("4x1x2", {"intermediate_size": 65}, "intermediate_size 65 does not divide by mesh.tensor 2"),
         ("2x2x2", {"hidden_size": 33}, "hidden_size 33 does not divide by mesh.fsdp 2"),
     ],
 )
@@ -220,5 +301,6 @@ def test_real_configs_are_read():
         "torch_dtype": "bfloat16", "transformers_version": "4.34.0.dev0", "use_cache": True, "vocab_size": 32000,
     }  # fmt: skip
     first, second = decoder_config(llama, "llama"), decoder_config(mistral, "mistral")
-    assert (first.num_kv_heads, first.head_dim, first.rope_theta, first.sliding_window) == (32, 128, 10000.0, None)
-    assert (second.num_kv_heads, second.head_dim, second.sliding_window, second.max_positions) == (8, 128, 4096, 32768)
+    [first_span], [second_span] = first.pattern, second.pattern
+    assert (first.num_kv_heads, first.head_dim, first_span.rope.theta, first_span.window) == (32, 128, 10000.0, None)
+    assert (second.num_kv_heads, second.head_dim, second_span.window, second.max_positions) == (8, 128, 4096, 32768)
