@@ -11,21 +11,28 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jaxift.errors import UserError
-    from jaxift.models.weights import LanguageModel, export, load
+    from jaxift.models.export import export
+    from jaxift.models.sampling import Generation, generate
+    from jaxift.models.weights import LanguageModel, load
     from jaxift.parallel.mesh import make_mesh
     from jaxift.scoring.engine import Request, Score, score
     from jaxift.tuning.loop import Tuned, tune
 
-__all__ = ["LanguageModel", "Request", "Score", "Tuned", "UserError", "export", "load", "make_mesh", "score", "tune"]
+__all__ = [
+    "Generation", "LanguageModel", "Request", "Score", "Tuned", "UserError", "export", "generate", "load", "make_mesh",
+    "score", "tune",
+]  # fmt: skip
 __version__ = "0.1.0"
 
 _HOME = {
+    "Generation": "jaxift.models.sampling",
     "LanguageModel": "jaxift.models.weights",
     "Request": "jaxift.scoring.engine",
     "Score": "jaxift.scoring.engine",
     "Tuned": "jaxift.tuning.loop",
     "UserError": "jaxift.errors",
-    "export": "jaxift.models.weights",
+    "export": "jaxift.models.export",
+    "generate": "jaxift.models.sampling",
     "load": "jaxift.models.weights",
     "make_mesh": "jaxift.parallel.mesh",
     "score": "jaxift.scoring.engine",

@@ -15,7 +15,7 @@ import tyro
 from pydantic import ValidationError
 from rich.console import Console
 
-from jaxift import __version__
+from jaxift import __version__, model_commands
 from jaxift.artifacts import STUDY_FILE, RunDirectory
 from jaxift.config import StudyConfig, describe, load_study, parse_study
 from jaxift.console import Reporter
@@ -29,6 +29,11 @@ usage: jaxift VERB ...
   demo                 the whole study on a synthetic world and its embedded base model, in about two minutes
   run CONFIG           a whole study: what is done is skipped, what is stale is done again
   world VERB           the synthetic world: `pretrain` its base model, write its `questions`, `check` a model
+
+models, each a Hugging Face or orbax folder, a Hub id (owner/name) or an address (gs://bucket/model):
+  inspect MODEL        family, size, memory, and what would be refused, without loading the weights
+  convert SRC DST      Hugging Face to orbax, and back
+  generate MODEL       continue texts: --prompt TEXT or --prompts FILE
 
 stages of a study, each of which can be run alone:
   probe CONFIG         ask the base model every question, few-shot: what does it believe?
@@ -73,10 +78,13 @@ def _dispatch(arguments: list[str]) -> int:
         from jaxift.world import commands  # imported here: a wrong verb need not wait for it
 
         commands.main(_parsed(commands.Verb, rest, "jaxift world", config=()), Console())
+    elif verb in model_commands.KINDS:
+        return model_commands.main(_parsed(model_commands.KINDS[verb], rest, f"jaxift {verb}"), Console())
     elif verb in VERBS:
         _study(_configured(verb, rest), VERBS[verb])
     else:
-        raise UserError(f"unknown verb {verb!r}; known are demo, world, {', '.join(VERBS)}; see jaxift --help")
+        known = ("demo", "world", *model_commands.KINDS, *VERBS)
+        raise UserError(f"unknown verb {verb!r}; known are {', '.join(known)}; see jaxift --help")
     return 0
 
 
@@ -140,14 +148,15 @@ def _parsed(
     except SystemExit as stop:
         if not stop.code:
             raise
-        raise UserError(f"{_one_line(errors.getvalue())}; see {program} --help") from None
+        message = _one_line(errors.getvalue()).removesuffix(f"{program} --help").rstrip()
+        raise UserError(f"{message}; see {program} --help") from None
 
 
 def _one_line(box: str) -> str:
     """The message inside tyro's box of an error, without the frame and its hint."""
     lines = [re.sub(r"[╭╮╰╯│─]", " ", line).strip() for line in box.splitlines()]
     lines = [line for line in lines if line and not line.startswith("For full helptext")]
-    text = " ".join(lines[1:] or lines)
+    text = re.sub(r"^-{5,} ", "", " ".join(lines[1:] or lines))  # a rule above what a nested type says
     return re.sub(r" \[type=.*$", "", text)  # pydantic appends its error's type, the input, and a link
 
 

@@ -97,7 +97,9 @@ class ModelConfig(Frozen):
     """The base model."""
 
     path: str
-    """A Hugging Face folder: config.json, model.safetensors, tokenizer files."""
+    """A Hugging Face folder, an `owner/name` of the Hub, a URL (gs://...), or a folder made by `jaxift convert`."""
+    max_positions: Count | None = None
+    """Longest text in tokens, up to the model's own limit, which is the default."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Computation type of scoring and tuning; norms, softmax and loss stay float32, and so do the tuned weights."""
     bos: Literal["auto", "always", "never"] = "auto"

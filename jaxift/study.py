@@ -19,7 +19,7 @@ STAGES = ("probe", "build", "tune", "evaluate", "analyze", "report")
 # Analyze and report take what they find in the run directory: a part of a study, or a run copied from elsewhere.
 MODEL_STAGES = STAGES[:4]
 # Raised when a stage's numbers may change with the code alone; what was made before is stale then.
-STAGE_VERSIONS = {"probe": 1, "build": 1, "tune": 1, "evaluate": 1, "analyze": 1, "report": 1}
+STAGE_VERSIONS = {"probe": 2, "build": 1, "tune": 2, "evaluate": 2, "analyze": 1, "report": 1}
 
 Made = tuple[list[str], dict[str, Any]]
 Advance = Callable[[int, int], None]
@@ -94,7 +94,14 @@ class Study:
             mesh = make_mesh(**self.config.mesh.model_dump())
         except ValueError as error:
             raise UserError(f"mesh: {error}; make the mesh smaller") from None
-        return load(settings.path, mesh, settings.dtype, bos=settings.bos, param_dtype="float32")
+        return load(
+            settings.path,
+            mesh,
+            settings.dtype,
+            bos=settings.bos,
+            param_dtype="float32",
+            max_positions=settings.max_positions,
+        )
 
     def questions(self, domain: str) -> dict[str, list[Question]]:
         """A domain's questions by split."""
@@ -139,8 +146,8 @@ class Study:
         from jaxift.models.weights import check_folder, fingerprint
 
         settings = self.config.model
-        check_folder(settings.path)
-        return digest([fingerprint(settings.path), settings.dtype, settings.bos])
+        check_folder(settings.path, settings.max_positions)
+        return digest([fingerprint(settings.path), settings.dtype, settings.bos, settings.max_positions])
 
     def _questions_key(self, domain: DomainConfig, splits: Sequence[str]) -> str:
         questions = self.questions(domain.name)

@@ -61,38 +61,42 @@ def write_tokenizer(folder, *, adds_bos=True, eos="<eos>"):
     (folder / "tokenizer_config.json").write_text(json.dumps(fields))
 
 
-def write_weights(folder, config, seed):
-    """Random weights under their Hugging Face names; norm scales differ from 1, so that a forgotten one shows."""
+def write_weights(folder, config, seed, dtype="float32"):
+    """Random weights under their Hugging Face names; no norm or bias is neutral, so that a forgotten one shows."""
+    import ml_dtypes
     import numpy as np
-    from flax import nnx
     from safetensors.numpy import save_file
 
-    from jaxift.models.decoder import abstract_decoder
     from jaxift.models.families import weight_table
-    from jaxift.parallel.mesh import make_mesh
 
     rng, tensors = np.random.default_rng(seed), {}
-    shapes = dict(nnx.to_flat_state(nnx.state(abstract_decoder(config, make_mesh()))))
+    dtype = np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
     for path, weight in weight_table(config).items():
-        shape = shapes[path].get_value().shape
-        values = rng.uniform(0.5, 1.5, shape) if "scale" in path else rng.normal(0, 0.2, shape)
-        for layer, part in enumerate(values if weight.stacked else [values]):
-            tensors[weight.name.format(layer=layer)] = np.ascontiguousarray(weight.to_hf(part).astype(np.float32))
+        for name in weight.names:
+            if name in tensors:
+                continue  # a fused tensor of several parameters
+            # Gemma's norms scale by 1 + w
+            low, high = (-0.5, 0.5) if config.norm_unit_offset else (0.5, 1.5)
+            values = rng.uniform(low, high, weight.shape) if "scale" in path else rng.normal(0, 0.2, weight.shape)
+            tensors[name] = values.astype(dtype)
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 @pytest.fixture(scope="session")
 def make_folder():
-    """Writes a random tiny Llama as a Hugging Face folder; keywords replace fields of its config."""
+    """Writes a random tiny model, by default a Llama, as a Hugging Face folder; keywords replace fields of its config.
 
-    def make(folder, *, seed=0, adds_bos=True, eos="<eos>", **fields):
+    A field set to ... is left out.
+    """
+
+    def make(folder, *, seed=0, adds_bos=True, eos="<eos>", dtype="float32", **fields):
         from jaxift.models.families import decoder_config
 
         folder.mkdir(parents=True, exist_ok=True)
-        config = {**TINY, **fields}
+        config = {name: value for name, value in {**TINY, "torch_dtype": dtype, **fields}.items() if value is not ...}
         (folder / "config.json").write_text(json.dumps(config))
         write_tokenizer(folder, adds_bos=adds_bos, eos=eos)
-        write_weights(folder, decoder_config(config, "tiny"), seed)
+        write_weights(folder, decoder_config(config, "tiny"), seed, dtype)
         return folder
 
     return make
@@ -130,26 +134,28 @@ def shared_data():
 
 @pytest.fixture(scope="session")
 def make_torch():
-    """Writes a random torch model of a family as transformers does, with a tokenizer, and returns it.
+    """Writes a random torch model of a family (a `model_type`) as transformers does, with a tokenizer, and returns it.
 
-    Wide weights (initializer_range 0.1) and norm scales that differ from 1: with the usual 0.02 a wrong port passes.
+    Wide weights (initializer_range 0.1), biases that are not zero and norm scales that are not neutral: with the usual
+    initialisation a wrong port passes.
     """
     torch = pytest.importorskip("torch", reason="torch is not installed; parity needs it")
     import transformers
 
-    families = {
-        "llama": (transformers.LlamaConfig, transformers.LlamaForCausalLM),
-        "mistral": (transformers.MistralConfig, transformers.MistralForCausalLM),
-    }
-
     def make(folder, family="llama", *, seed=0, **fields):
-        config_type, model_type = families[family]
+        config = transformers.AutoConfig.for_model(family, initializer_range=0.1, **fields)
+        multimodal = family == "gemma3"
+        model_type = transformers.AutoModelForImageTextToText if multimodal else transformers.AutoModelForCausalLM
         torch.manual_seed(seed)
-        model = model_type(config_type(initializer_range=0.1, attn_implementation="eager", **fields)).eval()
+        model = model_type.from_config(config, attn_implementation="eager").eval()
+        # Gemma's norms scale by 1 + w
+        low, high = (-0.5, 0.5) if family.startswith("gemma") else (0.5, 1.5)
         with torch.no_grad():
             for name, parameter in model.named_parameters():
-                if "norm" in name:
-                    parameter.uniform_(0.5, 1.5)
+                if name.endswith("bias"):
+                    parameter.normal_(0, 0.1)
+                elif "norm" in name:
+                    parameter.uniform_(low, high)
         model.save_pretrained(folder)
         write_tokenizer(folder)
         return model

@@ -1,6 +1,7 @@
 """The direction of imports: data flows one way through the layers, and what needs no JAX does not load it."""
 
 import ast
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -18,20 +19,20 @@ LAYERS = (
     ("scoring",),
     ("tuning",),
     ("stages",),
-    ("study", "world"),
+    ("study", "world", "model_commands"),
     ("cli",),
     ("__main__",),
 )
 # beside the layers: module -> who may import it
 ASIDE = {"console": ("console", "study", "cli", "__main__")}
-# these two stand in one layer, and do not know each other
-APART = {("study", "world"), ("world", "study")}
+# these stand in one layer, and do not know each other
+APART = set(itertools.permutations(("study", "world", "model_commands"), 2))
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 JAX = {"jax", "jaxlib", "flax", "optax", "orbax", "chex", "jaxtyping"}
 WITHOUT_JAX = (
     "data.questions", "data.prompts", "data.sources", "analysis.consistency", "analysis.exp1", "analysis.statistics",
     "analysis.summary", "analysis.tables", "stages.build", "stages.analyze", "stages.report", "config", "artifacts",
-    "errors", "console", "study",
+    "errors", "console", "study", "model_commands",
 )  # fmt: skip
 
 

@@ -14,12 +14,12 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from jaxift.errors import UserError
+from jaxift.models.buckets import BUCKETS, bucket, check_tokens
 from jaxift.models.decoder import Decoder
 from jaxift.models.readout import target_logprobs
 from jaxift.models.weights import LanguageModel
 from jaxift.parallel.mesh import batch_shards, sharding
 
-BUCKETS = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192)
 LOGITS_BYTES = 1 << 28  # float32 logits that one forward may hold
 
 Progress = Callable[[int, int], None]
@@ -150,20 +150,6 @@ def _row(index: int, request: TokenRequest) -> _Row:
     targets = tuple(token for option in request.options for token in option)
     owners = tuple(number for number, option in enumerate(request.options) for _ in option)
     return _Row(index, tuple(tokens), tuple(positions), tuple(segments), tuple(slots), targets, owners)
-
-
-def check_tokens(tokens: Sequence[int], vocab_size: int) -> None:
-    """Raises UserError where a token has no row in the embedding: reading one gives NaN, scoring one a wrong number."""
-    if min(tokens) < 0 or max(tokens) >= vocab_size:
-        wrong = next(token for token in tokens if not 0 <= token < vocab_size)
-        raise UserError(
-            f"token {wrong} is outside the model's vocabulary of {vocab_size}; use the tokenizer that belongs to it"
-        )
-
-
-def bucket(length: int) -> int:
-    """The padded length that a row of this length gets."""
-    return next((size for size in BUCKETS if size >= length), -(-length // 1024) * 1024)
 
 
 def _batches(

@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxift.data.tokenizer import Tokenizer
 from jaxift.errors import UserError
-from jaxift.scoring.engine import bucket
+from jaxift.models.buckets import bucket
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,9 +14,9 @@ from flax import nnx
 from jaxift.artifacts import digest
 from jaxift.config import TuneConfig
 from jaxift.errors import UserError
+from jaxift.models.buckets import check_tokens
 from jaxift.models.weights import LanguageModel
 from jaxift.parallel.mesh import batch_shards, sharding
-from jaxift.scoring.engine import check_tokens
 from jaxift.tuning.batches import Batch, Example, Plan, encode_examples
 from jaxift.tuning.checkpoint import Checkpoints
 from jaxift.tuning.step import initial_moments, learning_rates, train_step

@@ -3,23 +3,23 @@
 import json
 from pathlib import Path
 
-from safetensors.numpy import save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from tokenizers.processors import TemplateProcessing
 
-from jaxift.models.decoder import Decoder, DecoderConfig
-from jaxift.models.weights import WEIGHTS_FILE, hf_tensors
+from jaxift.models.config import DecoderConfig
+from jaxift.models.decoder import Decoder
+from jaxift.models.export import write_weights
 from jaxift.world.words import SPECIALS
 
 
 def save_folder(decoder: Decoder, ids: dict[str, int], out: Path) -> None:
     """Write config, weights and tokenizer into the folder `out`, which `transformers` loads."""
     out.mkdir(parents=True, exist_ok=True)
-    (out / "config.json").write_text(json.dumps(hf_config(decoder.config, ids), indent=2) + "\n", encoding="utf-8")
-    save_file(hf_tensors(decoder), out / WEIGHTS_FILE, metadata={"format": "pt"})
+    write_weights(decoder, out)
     save_tokenizer(ids, out)
+    (out / "config.json").write_text(json.dumps(hf_config(decoder.config, ids), indent=2) + "\n", encoding="utf-8")
 
 
 def save_tokenizer(ids: dict[str, int], out: Path) -> None:
@@ -43,8 +43,8 @@ def hf_config(config: DecoderConfig, ids: dict[str, int]) -> dict[str, object]:
         "hidden_size": config.hidden_size, "intermediate_size": config.intermediate_size,
         "num_hidden_layers": config.num_layers, "num_attention_heads": config.num_heads,
         "num_key_value_heads": config.num_kv_heads, "head_dim": config.head_dim, "hidden_act": "silu",
-        "max_position_embeddings": config.max_positions, "rope_theta": config.rope_theta, "rope_scaling": None,
-        "rms_norm_eps": config.rms_norm_eps, "tie_word_embeddings": config.tie_embeddings, "attention_bias": False,
-        "mlp_bias": False, "torch_dtype": "float32", "pad_token_id": ids["<pad>"], "bos_token_id": ids["<bos>"],
-        "eos_token_id": ids["<eos>"],
+        "max_position_embeddings": config.max_positions, "rope_theta": config.pattern[0].rope.theta,
+        "rope_scaling": None, "rms_norm_eps": config.norm_eps, "tie_word_embeddings": config.tie_embeddings,
+        "attention_bias": False, "mlp_bias": False, "torch_dtype": "float32", "pad_token_id": ids["<pad>"],
+        "bos_token_id": ids["<bos>"], "eos_token_id": ids["<eos>"],
     }  # fmt: skip

@@ -11,7 +11,7 @@ from flax import nnx
 import jaxift
 from jaxift.config import TuneConfig
 from jaxift.errors import UserError
-from jaxift.models.weights import hf_tensors
+from jaxift.models.export import hf_tensors
 from jaxift.scoring.engine import Request, score
 from jaxift.tuning import batches
 from jaxift.tuning.loop import tune

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 import jaxift
 from jaxift.config import TuneConfig
 from jaxift.errors import UserError
-from jaxift.models.weights import hf_tensors
+from jaxift.models.export import hf_tensors
 from jaxift.tuning.batches import Example, encode_examples
 from jaxift.tuning.checkpoint import restore_params
 from jaxift.tuning.loop import run_key, tune

@@ -11,7 +11,7 @@ from flax import nnx
 
 import jaxift
 from jaxift.config import TuneConfig
-from jaxift.models.weights import hf_tensors
+from jaxift.models.export import hf_tensors
 from jaxift.tuning.batches import Plan, encode_examples
 from jaxift.tuning.loop import tune
 from jaxift.tuning.step import learning_rates, response_loss
