@@ -16,11 +16,11 @@ from jaxtyping import Array, Float, Int
 
 from jaxift.models.attention import NEGATIVE, attention_mask
 from jaxift.models.config import DecoderConfig, Span
-from jaxift.models.layer import KeyValues, Layer, Norm, Rotation, matrix, whole
+from jaxift.models.layer import Columns, Layer, Norm, Past, Rotation, matrix, whole
 from jaxift.parallel.mesh import spec
 
 UNROLLED_LAYERS = 6
-Past = tuple[Float[Array, "... B S K H"], Float[Array, "... B S K H"]]
+KeyValues = tuple[Columns, Columns]
 """Keys and values of one layer, or of all repetitions of one, stacked."""
 
 
@@ -29,9 +29,9 @@ Past = tuple[Float[Array, "... B S K H"], Float[Array, "... B S K H"]]
 class Cache:
     """Keys and values that were computed before, for `Decoder.extend`; columns from `used` on are empty."""
 
-    layers: list[Past]
+    layers: list[KeyValues]
     """One entry a position of the attention pattern, [groups, B, S, K, H]."""
-    rest: list[Past]
+    rest: list[KeyValues]
     """One entry a remainder layer, [B, S, K, H]."""
     segments_BS: Int[Array, "B S"]
     positions_BS: Int[Array, "B S"]
@@ -69,7 +69,6 @@ class Decoder(nnx.Module):
         Tokens see earlier positions of their own segment only; segment 0 is padding. Where `parents_BT` is given, they
         also see the segment that their own one branches off. `remat` recomputes each layer in the backward pass.
         """
-
         sight = self._sight(positions_BT, lambda window: attention_mask(segments_BT, positions_BT, window, parents_BT))
 
         def layer(
@@ -101,10 +100,10 @@ class Decoder(nnx.Module):
         sight = self._sight(positions_BT, lambda window: attention_mask(segments_BT, positions_BT, window, keys=keys))
 
         def layer(
-            graph: nnx.GraphDef, span: Span, state: nnx.State, x_BTD: Array, past: Past, group: Array | None
-        ) -> tuple[Array, Past]:
-            x_BTD, seen = nnx.merge(graph, state)(x_BTD, *sight[span], _of_group(past, group), cache.used)
-            return x_BTD, _with_columns(past, seen, group, cache.used, tokens_BT.shape[1])
+            graph: nnx.GraphDef, span: Span, state: nnx.State, x_BTD: Array, past: KeyValues, group: Array | None
+        ) -> tuple[Array, KeyValues]:
+            x_BTD, after = nnx.merge(graph, state)(x_BTD, *sight[span], Past(*past, cache.used, group))
+            return x_BTD, (after.keys, after.values)
 
         x_BTD, layers, rest = self._through(layer, self.embed(tokens_BT, dtype), cache)
         used = cache.used + tokens_BT.shape[1]
@@ -164,25 +163,6 @@ class Decoder(nnx.Module):
         return x_BTD, layers, rest
 
 
-def _of_group(past: Past, group: Array | None) -> KeyValues:
-    """One layer's part of keys and values that are stacked over groups (None: they are not)."""
-    if group is None:
-        return past
-    keys, values = (jax.lax.dynamic_index_in_dim(part, group, keepdims=False) for part in past)
-    return keys, values
-
-
-def _with_columns(past: Past, seen: KeyValues, group: Array | None, start: Array, count: int) -> Past:
-    """The past with a layer's `count` new columns written into it; the rest is not touched, hence not copied."""
-
-    def written(part: Array, seen_BSKH: Array) -> Array:
-        new = jax.lax.dynamic_slice_in_dim(seen_BSKH, start, count, axis=1)
-        places = (0, start, 0, 0) if group is None else (group, 0, start, 0, 0)
-        return jax.lax.dynamic_update_slice(part, new if group is None else new[None], places)
-
-    return written(past[0], seen[0]), written(past[1], seen[1])
-
-
 def _stacked(config: DecoderConfig, rngs: nnx.Rngs) -> Layer:
     """One Layer whose parameters carry a leading axis over the repetitions of the attention pattern."""
 
@@ -197,7 +177,7 @@ def _stacked(config: DecoderConfig, rngs: nnx.Rngs) -> Layer:
 def empty_cache(config: DecoderConfig, rows: int, size: int, dtype: np.dtype | type) -> Cache:
     """A cache for `rows` sequences of up to `size` tokens, laid out on the mesh in use."""
 
-    def zeros(*leading: int) -> Past:
+    def zeros(*leading: int) -> KeyValues:
         shape = (*leading, rows, size, config.num_kv_heads, config.head_dim)
         layout = spec(*[None] * len(leading), "batch", None, "kv_heads", None)
         return (jnp.zeros(shape, dtype, out_sharding=layout), jnp.zeros(shape, dtype, out_sharding=layout))

@@ -4,13 +4,14 @@ Shape letters: B batch, T query, S key, D embed, N heads, K key heads, H head di
 Hugging Face checkpoints, [out, in] with their axes split, so that loading moves no element.
 """
 
+import dataclasses
 import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxift.models.attention import attention
 from jaxift.models.config import DecoderConfig
@@ -23,7 +24,7 @@ ACTIVATIONS = {
     "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
 }
 Rotation = tuple[Float[Array, "B T R"], Float[Array, "B T R"]]
-KeyValues = tuple[Float[Array, "B S K H"], Float[Array, "B S K H"]]
+Columns = Float[Array, "... B S K H"]
 
 
 def whole(weight: nnx.Param, dtype: np.dtype | type, *names: str | None) -> Array:
@@ -38,6 +39,39 @@ def matrix(rngs: nnx.Rngs, shape: tuple[int, ...], names: tuple[str | None, ...]
 
 def _bias(wanted: bool, shape: tuple[int, ...], *names: str | None) -> nnx.Param | None:
     return nnx.Param(jnp.zeros(shape, jnp.float32, out_sharding=spec(*names))) if wanted else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Past:
+    """Keys and values of one layer, stacked over the groups that repeat it unless `group` is None, and where to write.
+
+    New columns are written into the whole before a group's part is read: in the other order the whole is copied.
+    """
+
+    keys: Columns
+    values: Columns
+    start: Int[Array, ""]
+    group: Int[Array, ""] | None
+
+    def remember(self, k_BTKH: Array, v_BTKH: Array) -> "Past":
+        """The past with new keys and values from column `start` on."""
+        return dataclasses.replace(
+            self, keys=self._written(self.keys, k_BTKH), values=self._written(self.values, v_BTKH)
+        )
+
+    def of_group(self) -> tuple[Float[Array, "B S K H"], Float[Array, "B S K H"]]:
+        """Keys and values of this layer alone."""
+        if self.group is None:
+            return self.keys, self.values
+        keys, values = (
+            jax.lax.dynamic_index_in_dim(part, self.group, keepdims=False) for part in (self.keys, self.values)
+        )
+        return keys, values
+
+    def _written(self, part: Array, new_BTKH: Array) -> Array:
+        if self.group is None:
+            return jax.lax.dynamic_update_slice(part, new_BTKH, (0, self.start, 0, 0))
+        return jax.lax.dynamic_update_slice(part, new_BTKH[None], (self.group, 0, self.start, 0, 0))
 
 
 class Norm(nnx.Module):
@@ -99,22 +133,21 @@ class Layer(nnx.Module):
         x_BTD: Float[Array, "B T D"],
         rotation: Rotation,
         mask_BTS: Bool[Array, "B T S"],
-        past: KeyValues | None = None,
-        start: Array | int = 0,
-    ) -> tuple[Float[Array, "B T D"], KeyValues]:
-        """Adds attention and MLP to the residual stream; returns it with the keys and values that were attended to.
+        past: Past | None = None,
+    ) -> tuple[Float[Array, "B T D"], Past | None]:
+        """Adds attention and MLP to the residual stream; returns it with the past that this call was written into.
 
-        With `past`, this call's keys and values are written into it from column `start` on, and all of it is attended.
+        With `past`, all of it is attended, this call's keys and values included.
         """
-        out_BTD, seen = self._attend(_normed(self.attention_norm, x_BTD), rotation, mask_BTS, past, start)
+        out_BTD, past = self._attend(_normed(self.attention_norm, x_BTD), rotation, mask_BTS, past)
         attended_BTD = x_BTD + _normed(self.attention_post_norm, out_BTD)
         read_BTD = x_BTD if self.config.parallel_residual else attended_BTD
         out_BTD = self._mlp(_normed(self.mlp_norm, read_BTD))
-        return attended_BTD + _normed(self.mlp_post_norm, out_BTD), seen
+        return attended_BTD + _normed(self.mlp_post_norm, out_BTD), past
 
     def _attend(
-        self, x_BTD: Array, rotation: Rotation, mask_BTS: Array, past: KeyValues | None, start: Array | int
-    ) -> tuple[Array, KeyValues]:
+        self, x_BTD: Array, rotation: Rotation, mask_BTS: Array, past: Past | None
+    ) -> tuple[Array, Past | None]:
         dtype = x_BTD.dtype
         q_BTNH = jnp.einsum("BTD,NHD->BTNH", x_BTD, whole(self.q, dtype, "heads", None, None))
         k_BTKH = jnp.einsum("BTD,KHD->BTKH", x_BTD, whole(self.k, dtype, "kv_heads", None, None))
@@ -122,13 +155,13 @@ class Layer(nnx.Module):
         q_BTNH = rotate(_normed(self.q_norm, _biased(q_BTNH, self.q_bias)), rotation)
         k_BSKH = rotate(_normed(self.k_norm, _biased(k_BTKH, self.k_bias)), rotation)
         if past is not None:
-            k_BSKH = jax.lax.dynamic_update_slice_in_dim(past[0], k_BSKH, start, axis=1)
-            v_BSKH = jax.lax.dynamic_update_slice_in_dim(past[1], v_BSKH, start, axis=1)
+            past = past.remember(k_BSKH, v_BSKH)
+            k_BSKH, v_BSKH = past.of_group()
         c = self.config
         out_BTNH = attention(q_BTNH, k_BSKH, v_BSKH, mask_BTS, c.attention_scale, c.attention_soft_cap)
         o_DNH = whole(self.o, dtype, None, "heads", None)
         out_BTD = jnp.einsum("BTNH,DNH->BTD", out_BTNH, o_DNH, out_sharding=spec("batch", None, None))
-        return _biased(out_BTD, self.o_bias), (k_BSKH, v_BSKH)
+        return _biased(out_BTD, self.o_bias), past
 
     def _mlp(self, x_BTD: Array) -> Array:
         act = ACTIVATIONS[self.config.activation]

@@ -88,7 +88,7 @@ def place(
                 arrays[part.parameter.path] = _deliver(part, filled, arrays.get(part.parameter.path))
             if len(batch) < len(parameters):  # the next batch needs this one's memory
                 jax.block_until_ready([arrays[part.parameter.path] for part in batch])
-    return arrays, _problems(read, sorted(tensors))
+    return arrays, _problems(read, sorted(tensor.name for tensor in tensors.values()))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,10 +101,11 @@ class _Part:
 
     @property
     def host_bytes(self) -> int:
-        """What this process's shards take."""
+        """What a process's shards take; the same number on all processes, which must form the same batches."""
         layout = self.parameter.layout
         part = math.prod(layout.shard_shape(self.shape)) * self.parameter.dtype.itemsize
-        return part * len(layout.addressable_devices)
+        devices = collections.Counter(device.process_index for device in layout.device_set)
+        return part * max(devices.values())
 
     def layers(self) -> Iterator[tuple[int | None, str]]:
         """Place on the part's leading axis, and name, of each tensor."""

@@ -254,6 +254,11 @@ def test_a_multimodal_checkpoint_gives_its_text_model(folders, tmp_path):
     config, one = check_folder(tmp_path), jax.devices()[:1]
     found = load_decoder(tmp_path, config, jaxift.make_mesh(devices=one), jnp.dtype(np.float32))
     assert_same(on_host(found), in_files(text, config))
+    spoilt = "language_model.model.layers.4.mlp.up_proj.weight"
+    tensors[spoilt] = np.full_like(tensors[spoilt], np.nan)
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match=f"tensor {spoilt} holds NaN"):
+        load_decoder(tmp_path, config, jaxift.make_mesh(devices=one), jnp.dtype(np.float32))
 
 
 def ranges_of_devices(shape, stacked, mesh, pick, view):
