@@ -116,7 +116,7 @@ def _factors(fields: Mapping[str, Any], count: int) -> tuple[float, ...]:
 
 
 def _number(fields: Mapping[str, Any], name: str, default: float | int | None = None) -> float:
-    value = default if fields.get(name) is None else fields[name]
+    value: Any = default if fields.get(name) is None else fields[name]
     if not is_positive(value):
         label = name if name == "rope_theta" else f"rope parameter {name}"
         raise ValueError(f"{label} = {value!r} is not a positive number")
