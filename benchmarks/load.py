@@ -4,9 +4,10 @@
 
 Time is that of `load_decoder`, tiny compilations included, over that of plain `readinto` of the same files into fresh
 memory: page cache hot, and cold (dropped before each run and looked at with mincore). Both run in turns, in fresh
-processes that have started the same devices: a virtual machine takes seconds to give freed memory back to its host,
-and slows down whoever comes later. Memory is the peak of RssAnon above a baseline taken when all devices have run a
-program, over the bytes of the arrays held. Targets: memory 1.15, hot 3, cold 1.5. The last line is JSON.
+processes that have started the same devices, so that both come to fresh memory at the same age of their process: on
+virtual machines its price has been seen to vary tenfold. Memory is the peak of RssAnon above a baseline taken when all
+devices have run a program, over the bytes of the arrays held. Targets: memory 1.15, hot 3, cold 1.5. The last line is
+JSON.
 """
 
 import argparse

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -99,14 +99,14 @@ def _malformed(values: Mapping[str, Any], family: Family) -> list[str]:
         value = values[name]
         if value is None and name in _NULLABLE:
             continue
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        if name in _INTEGERS and not (whole and value > 0):
+        count = value if isinstance(value, int) and not isinstance(value, bool) else -1
+        if name in _INTEGERS and count < 1:
             problems.append(f"{name} = {value!r} is not a positive integer")
         elif name in _NUMBERS and not is_positive(value):
             problems.append(f"{name} = {value!r} is not a positive number")
         elif name in _FLAGS and not isinstance(value, bool):
             problems.append(f"{name} = {value!r} is not true or false")
-        elif name == "max_window_layers" and not (whole and value >= 0):
+        elif name == "max_window_layers" and count < 0:
             problems.append(f"{name} = {value!r} is not a number of layers")
     return problems
 
@@ -170,7 +170,13 @@ def weight_table(config: DecoderConfig) -> Mapping[Path, Weight]:
     """Path of each parameter in the decoder's state -> its place in a checkpoint of the config's family."""
     config = dataclasses.replace(config, vocab_padding=0)
     shapes = nnx.to_flat_state(nnx.state(abstract_decoder(config, make_mesh(devices=jax.devices()[:1]))))
-    return {tuple(path): _weight(config, tuple(path), variable.get_value().shape) for path, variable in shapes}
+    paths = [(parameter_path(parts), variable.get_value().shape) for parts, variable in shapes]
+    return {path: _weight(config, path, shape) for path, shape in paths}
+
+
+def parameter_path(parts: Iterable[Any]) -> Path:
+    """A parameter's path as `weight_table` has it, from its place in a flat state."""
+    return tuple(part if isinstance(part, int) else str(part) for part in parts)
 
 
 def _weight(config: DecoderConfig, path: Path, shape: tuple[int, ...]) -> Weight:

@@ -40,7 +40,8 @@ def _rope(values: Mapping[str, Any], limit: int, layer_type: str = "full_attenti
     fields = rope_fields(values, layer_type)
     if "original_max_position_embeddings" in values:
         fields["original_max_position_embeddings"] = values["original_max_position_embeddings"]
-    theta, part = silent.get("theta", values.get("rope_theta", 10000.0)), silent.get("part", 1.0)
+    theta, part = silent.get("theta"), silent.get("part", 1.0)
+    theta = values.get("rope_theta", 10000.0) if theta is None else theta
     if "part" not in silent and fields.get("partial_rotary_factor", 1.0) != 1.0:
         raise ValueError(f"partial_rotary_factor = {fields['partial_rotary_factor']!r} is not supported (only 1.0)")
     return read_rope(fields, head_dim, theta, part, values["max_position_embeddings"], limit)
