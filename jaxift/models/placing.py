@@ -174,11 +174,11 @@ class _Reader:
         self.storage, self.is_spread = storage, is_spread
         self.not_finite: set[str] = set()
         self.unread: dict[str, str] = {}
-        self._scratch = threading.local()
+        self._memory = threading.local()
 
     def __call__(self, read: Read) -> None:
         tensor = read.tensor
-        raw = self._block(read.end - read.start)
+        raw = self._scratch("read", read.end - read.start)
         try:
             self.storage.fill(tensor.file, tensor.start + read.start, raw.data)
         except UserError as error:
@@ -187,17 +187,25 @@ class _Reader:
             self.unread[tensor.name] = str(error)  # the other processes wait: told when all have come this far
             return
         block = raw.view(FLOATS[tensor.dtype])
-        converted = convert(block, read.takers[0].shards[0].data.dtype)
+        converted = self._converted(block, read.takers[0].shards[0].data.dtype)
         if not is_finite(block) or (block.itemsize > converted.itemsize and not is_finite(converted)):
             self.not_finite.add(tensor.name)
         for part in read.takers:
             part.take(converted, read.start // ((tensor.end - tensor.start) // part.view[0]))
 
-    def _block(self, size: int) -> np.ndarray:
-        """This thread's memory for one block."""
-        held = getattr(self._scratch, "memory", None)
+    def _converted(self, block: np.ndarray, dtype: np.dtype) -> np.ndarray:
+        if block.dtype == dtype:
+            return block
+        out = self._scratch("converted", block.size * dtype.itemsize).view(dtype)
+        convert(block, out)
+        return out
+
+    def _scratch(self, use: str, size: int) -> np.ndarray:
+        """This thread's memory for one use, kept from block to block."""
+        held = getattr(self._memory, use, None)
         if held is None or held.nbytes < size:
-            held = self._scratch.memory = np.empty(size, np.uint8)
+            held = np.empty(size, np.uint8)
+            setattr(self._memory, use, held)
         return held[:size]
 
 
