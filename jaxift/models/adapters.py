@@ -17,7 +17,7 @@ from jaxift.errors import UserError
 from jaxift.models.config import DecoderConfig
 from jaxift.models.families import Path as ParameterPath
 from jaxift.models.families import Weight, weight_table
-from jaxift.models.safetensors_writer import PARTIAL, HostTensor, write_tensors
+from jaxift.models.files.safetensors_writer import PARTIAL, HostTensor, write_tensors
 from jaxift.models.weights import LanguageModel
 
 ADAPTER_FILE = "adapter_model.safetensors"

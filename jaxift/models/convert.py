@@ -15,10 +15,10 @@ from jaxift.models.config import DecoderConfig
 from jaxift.models.decoder import Decoder
 from jaxift.models.export import TOKENIZER_FILES, config_text, export_decoder
 from jaxift.models.families import decoder_config, normal_name, weight_table
-from jaxift.models.folder import ModelFolder, model_config, open_model
-from jaxift.models.orbax_folder import read_manifest, write_arrays
-from jaxift.models.safetensors_file import FLOATS
-from jaxift.models.shards import read_tensors
+from jaxift.models.files.folder import ModelFolder, model_config, open_model
+from jaxift.models.files.orbax_folder import read_manifest, write_arrays
+from jaxift.models.files.safetensors_file import FLOATS
+from jaxift.models.files.shards import read_tensors
 from jaxift.models.weights import load_decoder
 from jaxift.parallel.mesh import make_mesh
 

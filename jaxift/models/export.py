@@ -17,9 +17,16 @@ from jax.experimental import multihost_utils
 from jaxift.errors import UserError
 from jaxift.models.decoder import Decoder
 from jaxift.models.families import Weight, text_config, weight_table
-from jaxift.models.folder import ORBAX_FOLDER, read_hf_config
-from jaxift.models.safetensors_writer import PARTIAL, HostTensor, index_of, is_weights_file, partial_files, plan_files
-from jaxift.models.shards import INDEX_FILE
+from jaxift.models.files.folder import ORBAX_FOLDER, read_hf_config
+from jaxift.models.files.safetensors_writer import (
+    PARTIAL,
+    HostTensor,
+    index_of,
+    is_weights_file,
+    partial_files,
+    plan_files,
+)
+from jaxift.models.files.shards import INDEX_FILE
 from jaxift.models.weights import LanguageModel
 
 TOKENIZER_FILES = (

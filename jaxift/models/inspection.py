@@ -12,10 +12,10 @@ from jaxift.data.tokenizer import Tokenizer
 from jaxift.errors import UserError
 from jaxift.models.config import DecoderConfig, Span
 from jaxift.models.families import decoder_config, weight_table
-from jaxift.models.folder import ModelFolder, model_config, open_model
-from jaxift.models.orbax_folder import problems_of, read_manifest
-from jaxift.models.shards import read_tensors
-from jaxift.models.weights import _mismatches, _named
+from jaxift.models.files.folder import ModelFolder, model_config, open_model
+from jaxift.models.files.orbax_folder import problems_of, read_manifest
+from jaxift.models.files.shards import read_tensors
+from jaxift.models.weights import mismatches, renamed
 
 _Found = TypeVar("_Found")
 # weights, gradients and AdamW's two moments
@@ -102,8 +102,8 @@ def _read_safetensors(
     sizes = model.storage.sizes()
     problems = []
     if hf is not None and config is not None:
-        named, problems = _named(tensors, hf)
-        problems += _mismatches(named, weight_table(config), config)
+        named, problems = renamed(tensors, hf)
+        problems += mismatches(named, weight_table(config), config)
     types = collections.Counter(tensor.dtype for tensor in tensors.values())
     return len(files), sum(sizes[file] for file in files), types, problems
 

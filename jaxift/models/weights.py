@@ -1,7 +1,7 @@
 """Loads a language model: its config, tokenizer and weights, checked and laid out on a mesh."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,13 @@ from jaxift.errors import UserError
 from jaxift.models.config import DecoderConfig
 from jaxift.models.decoder import Decoder, abstract_decoder
 from jaxift.models.families import Path as ParameterPath
-from jaxift.models.families import Weight, decoder_config, normal_name, weight_table
+from jaxift.models.families import Weight, decoder_config, normal_name, parameter_path, weight_table
 from jaxift.models.family_tables import FAMILIES
-from jaxift.models.fingerprint import fingerprint
-from jaxift.models.folder import ModelFolder, model_config, open_model
-from jaxift.models.placing import Parameter, place
-from jaxift.models.safetensors_file import FLOATS, Tensor
-from jaxift.models.shards import read_tensors, told, weights_file
+from jaxift.models.files.fingerprint import fingerprint
+from jaxift.models.files.folder import ModelFolder, model_config, open_model
+from jaxift.models.files.placing import Parameter, place
+from jaxift.models.files.safetensors_file import FLOATS, Tensor
+from jaxift.models.files.shards import read_tensors, told, weights_file
 from jaxift.parallel.mesh import make_mesh
 
 DTYPES = ("float32", "bfloat16")
@@ -96,25 +96,23 @@ def load_decoder(model: str | Path | ModelFolder, config: DecoderConfig, mesh: M
     """
     model = model if isinstance(model, ModelFolder) else open_model(model)
     if model.is_orbax:
-        from jaxift.models.orbax_folder import restore_decoder  # imported here: orbax takes seconds to import
+        from jaxift.models.files.orbax_folder import restore_decoder  # imported here: orbax takes seconds to import
 
         return restore_decoder(model.root, config, mesh, dtype)
     where = model.storage.where(weights_file(model.storage))
     table = weight_table(config)
-    tensors, problems = _named(read_tensors(model.storage), model_config(model))
-    _refuse(where, problems + _mismatches(tensors, table, config), "the weights do not match config.json")
+    tensors, problems = renamed(read_tensors(model.storage), model_config(model))
+    _refuse(where, problems + mismatches(tensors, table, config), "the weights do not match config.json")
     graph, abstract = nnx.split(abstract_decoder(config, mesh))
     parameters = []
     for parts, variable in nnx.to_flat_state(abstract):
-        path, leaf = _path(parts), variable.get_value()
+        path, leaf = parameter_path(parts), variable.get_value()
         parameters.append(Parameter(path, table[path], leaf.shape, jnp.dtype(dtype), mesh, leaf.sharding.spec))
     arrays, problems = place(parameters, tensors, model.storage)
     _refuse(where, problems, "copy the files again, or use another checkpoint")
-    return nnx.merge(graph, nnx.map_state(lambda parts, variable: variable.replace(arrays[_path(parts)]), abstract))
-
-
-def _path(parts: Iterable[Any]) -> ParameterPath:
-    return tuple(part if isinstance(part, int) else str(part) for part in parts)
+    return nnx.merge(
+        graph, nnx.map_state(lambda parts, variable: variable.replace(arrays[parameter_path(parts)]), abstract)
+    )
 
 
 def _refuse(where: str, problems: list[str], mend: str) -> None:
@@ -122,7 +120,7 @@ def _refuse(where: str, problems: list[str], mend: str) -> None:
         raise UserError(f"{where}: {told(problems)}; {mend}")
 
 
-def _named(found: Mapping[str, Tensor], hf: Mapping[str, Any]) -> tuple[dict[str, Tensor], list[str]]:
+def renamed(found: Mapping[str, Tensor], hf: Mapping[str, Any]) -> tuple[dict[str, Tensor], list[str]]:
     """Tensors by the names that they have in a text-only checkpoint, and those that two have alike."""
     tensors: dict[str, Tensor] = {}
     problems = []
@@ -135,7 +133,7 @@ def _named(found: Mapping[str, Tensor], hf: Mapping[str, Any]) -> tuple[dict[str
     return tensors, problems
 
 
-def _mismatches(
+def mismatches(
     tensors: Mapping[str, Tensor], table: Mapping[ParameterPath, Weight], config: DecoderConfig
 ) -> list[str]:
     """Tensors that are missing, left over, of a wrong shape or not floats."""

@@ -15,7 +15,7 @@ from jaxift.errors import UserError
 from jaxift.models import convert as convert_module
 from jaxift.models.convert import convert
 from jaxift.models.export import hf_tensors
-from jaxift.models.orbax_folder import read_manifest
+from jaxift.models.files.orbax_folder import read_manifest
 from jaxift.models.weights import check_folder
 
 

@@ -16,7 +16,7 @@ import jaxift
 from jaxift.errors import UserError
 from jaxift.models import export as export_module
 from jaxift.models.export import hf_tensors, host_tensors
-from jaxift.models.safetensors_writer import HostTensor, plan_files, write_tensors
+from jaxift.models.files.safetensors_writer import HostTensor, plan_files, write_tensors
 
 ROOT = Path(__file__).resolve().parents[2]
 # every family, with the parameters that only some of them have: biases, fused tensors, remainder layers, norms after

@@ -15,7 +15,7 @@ import jaxift
 from jaxift.errors import UserError
 from jaxift.models.convert import convert
 from jaxift.models.families import decoder_config
-from jaxift.models.folder import ModelFolder
+from jaxift.models.files.folder import ModelFolder
 from jaxift.models.inspection import count_parameters, inspect_model, readable_bytes, summary
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -167,7 +167,7 @@ def test_lengths_for_which_rotary_scaling_is_not_supported(make_folder, tmp_path
 
 def test_headers_of_a_hub_model_are_read_where_they_are(tiny_folder, monkeypatch):
     from jaxift.models import inspection
-    from jaxift.models.storage import LocalStorage
+    from jaxift.models.files.storage import LocalStorage
 
     asked = []
 

@@ -25,15 +25,15 @@ from safetensors.numpy import load_file, save_file
 
 import jaxift
 from jaxift.errors import UserError
-from jaxift.models import placing
-from jaxift.models.conversion import convert, is_finite
 from jaxift.models.families import Weight, weight_table
-from jaxift.models.folder import open_model
-from jaxift.models.placing import Parameter, reading_layout
-from jaxift.models.row_plan import plan_reads, taker
-from jaxift.models.safetensors_file import Tensor
-from jaxift.models.shard_buffers import empty_shards
-from jaxift.models.shards import read_tensors
+from jaxift.models.files import placing
+from jaxift.models.files.conversion import convert, is_finite
+from jaxift.models.files.folder import open_model
+from jaxift.models.files.placing import Parameter, reading_layout
+from jaxift.models.files.row_plan import plan_reads, taker
+from jaxift.models.files.safetensors_file import Tensor
+from jaxift.models.files.shard_buffers import empty_shards
+from jaxift.models.files.shards import read_tensors
 from jaxift.models.weights import check_folder, load_decoder
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -317,7 +317,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxift.errors import UserError
-from jaxift.models import storage
+from jaxift.models.files import storage
 from jaxift.models.weights import check_folder, load_decoder
 from jaxift.parallel.mesh import make_mesh
 mesh, read = make_mesh(2, 2, 2), []

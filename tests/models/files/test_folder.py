@@ -12,9 +12,9 @@ from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, Repo
 from safetensors.numpy import load_file, save_file
 
 from jaxift.errors import UserError
-from jaxift.models.fingerprint import fingerprint
-from jaxift.models.folder import model_config, open_model
-from jaxift.models.shards import INDEX_FILE, read_tensors
+from jaxift.models.files.fingerprint import fingerprint
+from jaxift.models.files.folder import model_config, open_model
+from jaxift.models.files.shards import INDEX_FILE, read_tensors
 from jaxift.models.weights import check_folder, load_decoder
 from jaxift.parallel.mesh import make_mesh
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxift.models.safetensors_file import FLOATS
-from jaxift.models.shards import INDEX_FILE, WEIGHTS_FILE
+from jaxift.models.files.safetensors_file import FLOATS
+from jaxift.models.files.shards import INDEX_FILE, WEIGHTS_FILE
 
 PARTIAL = ".partial"
 _SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")

@@ -11,7 +11,7 @@ import ml_dtypes
 import numpy as np
 
 from jaxift.errors import UserError
-from jaxift.models.storage import Storage, read
+from jaxift.models.files.storage import Storage, read
 
 # What weights may be; the rest of the format's types is known by size alone.
 FLOATS: Mapping[str, np.dtype] = {

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from jaxift.errors import UserError
-from jaxift.models.safetensors_file import FLOATS, read_header
-from jaxift.models.storage import LocalStorage, read
+from jaxift.models.files.safetensors_file import FLOATS, read_header
+from jaxift.models.files.storage import LocalStorage, read
 
 FILE = "some.safetensors"
 

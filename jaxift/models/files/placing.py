@@ -15,12 +15,12 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxift.errors import UserError
-from jaxift.models.conversion import convert, is_finite
 from jaxift.models.families import Path, Weight
-from jaxift.models.row_plan import Read, plan_reads, taker
-from jaxift.models.safetensors_file import FLOATS, Tensor
-from jaxift.models.shard_buffers import Shards, assemble, empty_shards
-from jaxift.models.storage import Storage
+from jaxift.models.files.conversion import convert, is_finite
+from jaxift.models.files.row_plan import Read, plan_reads, taker
+from jaxift.models.files.safetensors_file import FLOATS, Tensor
+from jaxift.models.files.shard_buffers import Shards, assemble, empty_shards
+from jaxift.models.files.storage import Storage
 
 # Host memory for what is on its way to devices that have memory of their own.
 STAGING_BYTES = 2.0**30

@@ -6,9 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from jaxift.errors import UserError
-from jaxift.models.folder import ORBAX_FOLDER, ModelFolder, open_model
-from jaxift.models.safetensors_file import read_header
-from jaxift.models.storage import Storage, read
+from jaxift.models.files.folder import ORBAX_FOLDER, ModelFolder, open_model
+from jaxift.models.files.safetensors_file import read_header
+from jaxift.models.files.storage import Storage, read
 
 _SMALL = (".json", ".model", ".txt", ".jinja")
 _SAMPLE = 1 << 12

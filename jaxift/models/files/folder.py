@@ -15,8 +15,8 @@ import jax
 from huggingface_hub.errors import GatedRepoError
 
 from jaxift.errors import UserError
-from jaxift.models.shards import INDEX_FILE, WEIGHTS_FILE, absent
-from jaxift.models.storage import LocalStorage, RemoteStorage, Storage
+from jaxift.models.files.shards import INDEX_FILE, WEIGHTS_FILE, absent
+from jaxift.models.files.storage import LocalStorage, RemoteStorage, Storage
 
 _HUB_ID = re.compile(r"(?P<name>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w./-]+))?")
 # Config, index and tokenizer: what a model's folder holds beside its weights. Pickles are not among them.

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from jaxift.models.families import Weight
-from jaxift.models.safetensors_file import Tensor
-from jaxift.models.shard_buffers import Shard
+from jaxift.models.files.safetensors_file import Tensor
+from jaxift.models.files.shard_buffers import Shard
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from jaxift.errors import UserError
-from jaxift.models.safetensors_file import Tensor, read_header
-from jaxift.models.storage import Storage, read
+from jaxift.models.files.safetensors_file import Tensor, read_header
+from jaxift.models.files.storage import Storage, read
 
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = f"{WEIGHTS_FILE}.index.json"

@@ -23,8 +23,8 @@ from jaxift.errors import UserError
 from jaxift.models.config import DecoderConfig
 from jaxift.models.decoder import Decoder, abstract_decoder
 from jaxift.models.families import weight_table
-from jaxift.models.folder import ORBAX_FOLDER
-from jaxift.models.shards import told
+from jaxift.models.files.folder import ORBAX_FOLDER
+from jaxift.models.files.shards import told
 
 MANIFEST = "orbax.json"
 
