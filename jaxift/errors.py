@@ -1,8 +1,16 @@
 """The one exception that users see: a single line that names what is wrong and how to mend it."""
 
 
+def printable(text: str, keep: str = "") -> str:
+    """Text with control characters and lone surrogates escaped, `keep` excepted: files are not to be trusted."""
+    return "".join(
+        each if each in keep or each.isprintable() or each == " " else each.encode("unicode_escape").decode()
+        for each in text
+    )
+
+
 class UserError(Exception):
     """Bad input; the command line prints it as one line and exits with code 2."""
 
     def __init__(self, message: str):
-        super().__init__(" ".join(message.split()))
+        super().__init__(printable(" ".join(message.split())))

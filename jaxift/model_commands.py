@@ -15,7 +15,7 @@ from rich.text import Text
 
 from jaxift.artifacts import writable_folder
 from jaxift.config import MeshConfig
-from jaxift.errors import UserError
+from jaxift.errors import UserError, printable
 
 Model = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
 
@@ -92,7 +92,7 @@ def _inspect(verb: Inspect, console: Console) -> int:
     table = Table(box=None, show_header=False, pad_edge=False)
     for label, value in summary(found):
         # piped output is read by programs: one line a fact
-        table.add_row(Text(label, "bold"), Text(value))
+        table.add_row(Text(label, "bold"), Text(printable(value)))
         if not console.is_terminal:
             _say(console, f"{label}: {value}")
     if console.is_terminal:
@@ -138,12 +138,15 @@ def _generate(verb: Generate, console: Console) -> None:
         _say(console, f"{len(rows)} continuations: {verb.out}")
         return
     for row in rows:
-        console.print(Text(row["prompt"], "dim") + Text(row["text"]), soft_wrap=True, highlight=False)
+        prompt, text = (printable(str(row[field]), keep="\n\t") for field in ("prompt", "text"))
+        console.print(Text(prompt, "dim") + Text(text), soft_wrap=True, highlight=False)
 
 
 def _prompts(verb: Generate) -> list[str]:
     """The prompts of the command line, then those of the file."""
     prompts = list(verb.prompt)
+    if any("\udc80" <= each <= "\udcff" for prompt in prompts for each in prompt):
+        raise UserError("--prompt: is not UTF-8; give a text")
     if verb.prompts is not None:
         try:
             lines = verb.prompts.read_text(encoding="utf-8").split("\n")
@@ -160,7 +163,8 @@ def _prompts(verb: Generate) -> list[str]:
 def _json_prompt(path: Path, number: int, line: str) -> str:
     try:
         prompt = json.loads(line)["prompt"]
-    except (ValueError, TypeError, KeyError):
+        prompt.encode()  # a lone surrogate is no text
+    except (ValueError, TypeError, KeyError, AttributeError):
         prompt = None
     if not isinstance(prompt, str):
         raise UserError(f'{path}:{number}: is no object with a text "prompt"; write {{"prompt": "..."}}')
@@ -176,4 +180,4 @@ def _write(path: Path, rows: Sequence[dict[str, object]]) -> None:
 
 
 def _say(console: Console, line: str) -> None:
-    console.print(line, highlight=False, markup=False, soft_wrap=True)
+    console.print(printable(line), highlight=False, markup=False, soft_wrap=True)

@@ -13,7 +13,7 @@ from jaxift.artifacts import writable_folder
 from jaxift.errors import UserError
 from jaxift.models.config import DecoderConfig
 from jaxift.models.decoder import Decoder
-from jaxift.models.export import TOKENIZER_FILES, config_text, export_decoder
+from jaxift.models.export import TOKENIZER_FILES, config_text, export_decoder, on_first_process
 from jaxift.models.families import decoder_config, normal_name, weight_table
 from jaxift.models.files.folder import ModelFolder, model_config, open_model
 from jaxift.models.files.orbax_folder import read_manifest, write_arrays
@@ -36,8 +36,7 @@ def convert(source: str | Path, target: str | Path, dtype: str | None = None) ->
     target, model = Path(target), open_model(source)
     config = decoder_config(model_config(model), model.storage.where("config.json"))
     held = jnp.dtype(dtype) if dtype else _stored_dtype(model, config)
-    if jax.process_index() == 0:
-        _claim(target)
+    on_first_process(lambda: _claim(target))
     decoder = load_decoder(model, config, _spread(config), held)
     if model.is_orbax:
         return export_decoder(decoder, model.local, target)

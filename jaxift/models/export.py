@@ -1,12 +1,13 @@
 """Writes a decoder as a Hugging Face folder: config, safetensors (with an index where they are several), tokenizer."""
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -34,6 +35,7 @@ TOKENIZER_FILES = (
     "vocab.json", "merges.txt", "chat_template.jinja", "chat_template.json", "generation_config.json",
 )  # fmt: skip
 MAX_SHARD_BYTES = 5_000_000_000
+_LINE_BYTES = 4096
 _ARCHITECTURES = {"gemma3_text": "Gemma3ForCausalLM"}
 _FOREIGN = ("adapter_config.json", ORBAX_FOLDER)
 _FOREIGN_ENDS = (".bin", ".pt", ".pth", ".ckpt", ".gguf", ".safetensors")
@@ -43,8 +45,8 @@ def export(model: LanguageModel, folder: str | Path, *, max_shard_bytes: int = M
     """Writes a model as a Hugging Face folder that `transformers` loads; returns the folder.
 
     Config and tokenizer files are those of the folder that the model was loaded from; the dtype is the weights'. Files
-    of weights hold at most `max_shard_bytes` each. Raises UserError where the folder cannot be written or holds
-    something else than an earlier export.
+    of weights hold at most `max_shard_bytes` each. A Hugging Face model that is in the folder is replaced. Raises
+    UserError where the folder cannot be written or holds other weights (pickles, adapters, orbax).
     """
     return export_decoder(model.decoder, model.folder, folder, max_shard_bytes=max_shard_bytes)
 
@@ -60,17 +62,35 @@ def export_decoder(
     if max_shard_bytes < 1:
         raise UserError(f"max_shard_bytes {max_shard_bytes}: give a positive number of bytes")
     folder, tensors = Path(folder), host_tensors(decoder)
-    if jax.process_index() == 0:
+    on_first_process(lambda: _check_target(folder))
+
+    def write() -> None:
         small = {name: (source / name).read_bytes() for name in TOKENIZER_FILES if (source / name).is_file()}
         small["config.json"] = config_text(source, tensors[0].dtype).encode()
-        _check_target(folder)
         _write(folder, tensors, small, max_shard_bytes)
-    else:
+
+    if jax.process_index() != 0:
         for tensor in tensors:
             tensor.read()  # the first process gathers what the devices of this one hold
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("exported")
+    on_first_process(write)
     return folder
+
+
+def on_first_process(work: Callable[[], None]) -> None:
+    """Does something on the first of the processes; what it refuses, all refuse. Returns when it is done."""
+    told = ""
+    if jax.process_index() == 0:
+        try:
+            work()
+        except UserError as error:
+            told = str(error)
+    if jax.process_count() > 1:
+        line = np.zeros(_LINE_BYTES, np.uint8)
+        line[: len(told.encode()[:_LINE_BYTES])] = list(told.encode()[:_LINE_BYTES])
+        line = multihost_utils.broadcast_one_to_all(line)
+        told = bytes(np.asarray(line)).rstrip(b"\0").decode(errors="replace")
+    if told:
+        raise UserError(told)
 
 
 def write_weights(decoder: Decoder, folder: Path) -> None:
@@ -80,16 +100,23 @@ def write_weights(decoder: Decoder, folder: Path) -> None:
 
 
 def _write(folder: Path, tensors: Sequence[HostTensor], small: Mapping[str, bytes], max_shard_bytes: int) -> None:
+    staged = {name: folder / (name + PARTIAL) for name in small}
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        for name, content in small.items():
+            staged[name].write_bytes(content)
         _swap_weights(folder, tensors, max_shard_bytes)
         for name in TOKENIZER_FILES:
-            (folder / name).unlink(missing_ok=True)
-        for name, content in small.items():
-            (folder / (name + PARTIAL)).write_bytes(content)
-            os.replace(folder / (name + PARTIAL), folder / name)
+            if name not in small:
+                (folder / name).unlink(missing_ok=True)
+        for name, path in staged.items():
+            os.replace(path, folder / name)
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error}); give a folder on a disk with room") from None
+    finally:
+        for path in staged.values():
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def _swap_weights(folder: Path, tensors: Sequence[HostTensor], max_shard_bytes: int) -> None:
@@ -130,6 +157,7 @@ def config_text(source: Path, dtype: np.dtype) -> str:
         config = {**{name: hf[name] for name in ids if name in hf}, **config}
         config["architectures"] = [_ARCHITECTURES[config["model_type"]]]
     config.pop("torch_dtype", None)
+    config.pop("auto_map", None)  # the code that it names is not copied
     return json.dumps({**config, "dtype": str(dtype)}, indent=2) + "\n"
 
 

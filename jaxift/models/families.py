@@ -26,6 +26,8 @@ _IGNORED = {
     "torch_dtype", "transformers.js_config", "transformers_version", "unk_token_id", "unsloth_fixed",
     "unsloth_version", "use_cache",
 }  # fmt: skip
+# Fields that transformers reads, or once read, and of which we understand one value.
+_ONLY = {"is_causal": True, "full_attn_mod": 1, "interpolate_factor": 1}
 _SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 # Fields that every family reads.
 _COMMON = {
@@ -47,6 +49,7 @@ _NULLABLE = {
     "num_key_value_heads", "head_dim", "sliding_window", "attn_logit_softcapping", "final_logit_softcapping",
     "hidden_activation", "layer_types",
 }  # fmt: skip
+_LARGEST, _MOST_LAYERS = 1 << 31, 10_000
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 _MULTIMODAL = {"gemma3": "gemma3_text"}
 
@@ -71,7 +74,7 @@ def decoder_config(hf: Mapping[str, Any], source: str, max_positions: int | None
     if not problems:
         try:
             return _build(kind, values, family, max_positions)
-        except ValueError as error:
+        except (ValueError, ArithmeticError) as error:
             problems = [str(error)]
     raise UserError(f"{source}: {'; '.join(problems)}; use a model without it")
 
@@ -87,8 +90,12 @@ def text_config(hf: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _not_understood(hf: Mapping[str, Any], family: Family) -> list[str]:
     """Fields that we do not read; one that is switched off changes nothing."""
-    known = _IGNORED | _COMMON | family.reads
-    return [f"field {name} = {value!r} is not understood" for name, value in hf.items() if name not in known and value]
+    known = _IGNORED | _COMMON | family.reads | _ONLY.keys()
+    return [
+        f"{name} = {hf[name]!r} is not supported (only {value!r})"
+        for name, value in _ONLY.items()
+        if hf.get(name) is not None and hf[name] != value
+    ] + [f"field {name} = {value!r} is not understood" for name, value in hf.items() if name not in known and value]
 
 
 def _malformed(values: Mapping[str, Any], family: Family) -> list[str]:
@@ -100,12 +107,14 @@ def _malformed(values: Mapping[str, Any], family: Family) -> list[str]:
         if value is None and name in _NULLABLE:
             continue
         count = value if isinstance(value, int) and not isinstance(value, bool) else -1
-        if name in _INTEGERS and count < 1:
+        if name in _INTEGERS and not 0 < count < _LARGEST:
             problems.append(f"{name} = {value!r} is not a positive integer")
         elif name in _NUMBERS and not is_positive(value):
             problems.append(f"{name} = {value!r} is not a positive number")
         elif name in _FLAGS and not isinstance(value, bool):
             problems.append(f"{name} = {value!r} is not true or false")
+        elif name == "num_hidden_layers" and count > _MOST_LAYERS:
+            problems.append(f"{name} = {value!r} is more than {_MOST_LAYERS}")
         elif name == "max_window_layers" and count < 0:
             problems.append(f"{name} = {value!r} is not a number of layers")
     return problems
@@ -131,6 +140,8 @@ def _build(kind: str, values: Mapping[str, Any], family: Family, max_positions: 
         "family": kind,
         **family.build(values),
     }
+    for span in fields["pattern"]:
+        span.rope.frequencies()  # numbers that cannot be computed with are found here
     return DecoderConfig(**{"activation": activation(values), **fields})
 
 
@@ -196,6 +207,8 @@ def _weight(config: DecoderConfig, path: Path, shape: tuple[int, ...]) -> Weight
     names = tuple(family.names["layer"].format(layer) + name for layer in layers) or (name,)
     lone = kind == "bias" or stem.endswith("norm")
     view = shape if rows is None else rows if lone else (*rows, shape[-1])
+    if np.broadcast_to(np.int8(0), view)[pick].shape != shape:
+        raise ValueError(f"{'.'.join(map(str, path))} of shape {shape} is not {pick} of {name} {view}")
     split = 1 if stem in ("o", "down") else len(view) - 1  # how many axes of the view are rows there
     flat = (math.prod(view),) if lone else (math.prod(view[:split]), math.prod(view[split:]))
     return Weight(tuple(f"{name}.{kind}" for name in names), stacked, flat, view, pick)

@@ -88,7 +88,9 @@ def _five_of_six(values: Mapping[str, Any], limit: int) -> list[Span]:
     base = values.get("rope_local_base_freq") or 10000.0
     far = _rope(values, limit, theta=values.get("rope_theta", 1e6))
     near = _rope(plain, limit, "sliding_attention", theta=base)
-    period = values.get("_sliding_window_pattern", values["sliding_window_pattern"])
+    period = values["sliding_window_pattern"]
+    if values.get("layer_types") is None and values.get("_sliding_window_pattern", period) != period:
+        raise ValueError("_sliding_window_pattern without layer_types is not read by transformers; name the layers")
     local = _kinds(values, lambda layer: (layer + 1) % period != 0)
     return [Span(near, values["sliding_window"]) if windowed else Span(far) for windowed in local]
 
@@ -134,7 +136,9 @@ def _gemma(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _neox(values: Mapping[str, Any]) -> dict[str, Any]:
-    parallel = values["use_parallel_residual"]
+    heads, parallel = values["num_attention_heads"], values["use_parallel_residual"]
+    if values.get("num_key_value_heads") not in (None, heads):
+        raise ValueError(f"num_key_value_heads is not the {heads} of num_attention_heads; GPT-NeoX has no key groups")
     own = {"norm": "layer", "gated_mlp": False, "mlp_bias": True, "parallel_residual": parallel}
     return {**_biases(values), **own}
 

@@ -59,6 +59,12 @@ def read_rope(
     theta = _number(fields, "rope_theta", theta)
     part = _number(fields, "partial_rotary_factor", part)
     original = _number(fields, "original_max_position_embeddings", positions)
+    if theta <= 1:
+        raise ValueError(f"rope_theta = {theta} is not above 1")
+    if part > 1:
+        raise ValueError(f"partial_rotary_factor = {part} is more than the whole head")
+    if original < 2:
+        raise ValueError(f"rope parameter original_max_position_embeddings = {original} is less than 2")
     dim = int(head_dim * part)
     return Rope(dim, theta, _scaling(kind, fields, dim, positions, original, limit))
 
@@ -125,4 +131,7 @@ def _number(fields: Mapping[str, Any], name: str, default: float | int | None = 
 
 def is_positive(value: Any) -> bool:
     """Whether a config's value is a positive finite number."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < float("inf")
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and 0 < float(value) < float("inf")
+    except OverflowError:  # an integer beyond every float
+        return False

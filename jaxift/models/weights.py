@@ -21,6 +21,7 @@ from jaxift.models.files.folder import ModelFolder, model_config, open_model
 from jaxift.models.files.placing import Parameter, place
 from jaxift.models.files.safetensors_file import FLOATS, Tensor
 from jaxift.models.files.shards import read_tensors, told, weights_file
+from jaxift.models.files.storage import Storage, read
 from jaxift.parallel.mesh import make_mesh
 
 DTYPES = ("float32", "bfloat16")
@@ -102,7 +103,8 @@ def load_decoder(model: str | Path | ModelFolder, config: DecoderConfig, mesh: M
     where = model.storage.where(weights_file(model.storage))
     table = weight_table(config)
     tensors, problems = renamed(read_tensors(model.storage), model_config(model))
-    _refuse(where, problems + mismatches(tensors, table, config), "the weights do not match config.json")
+    problems += mismatches(tensors, table, config) or _untied_head(tensors, config, model.storage)
+    _refuse(where, problems, "the weights do not match config.json")
     graph, abstract = nnx.split(abstract_decoder(config, mesh))
     parameters = []
     for parts, variable in nnx.to_flat_state(abstract):
@@ -154,6 +156,26 @@ def mismatches(
         elif name in shapes and tensor.dtype not in FLOATS:
             problems.append(f"tensor {name} has type {tensor.dtype}, not {', '.join(FLOATS)}")
     return problems
+
+
+def _untied_head(tensors: Mapping[str, Tensor], config: DecoderConfig, storage: Storage) -> list[str]:
+    """A head that stands beside the embedding that it is tied to must be the same: transformers would not tie it."""
+    names = FAMILIES[config.family].names
+    embedding, head = (tensors.get(f"{names[part]}.weight") for part in ("embedding", "head"))
+    if not config.tie_embeddings or head is None or embedding is None:
+        return []
+    same = (head.dtype, head.shape) == (embedding.dtype, embedding.shape)
+    size, step = embedding.end - embedding.start, storage.chunk_bytes
+    for at in range(0, size if same else 0, step):
+        parts = (
+            read(storage, tensor.file, tensor.start + at, tensor.start + min(at + step, size))
+            for tensor in (embedding, head)
+        )
+        same = same and next(parts) == next(parts)
+        if not same:
+            break
+    told = f"tensor {head.name} differs from the embedding, but the config ties them (tie_word_embeddings)"
+    return [] if same else [told]
 
 
 def _check_divisible(config: DecoderConfig, mesh: Mesh) -> None:

@@ -164,8 +164,9 @@ def test_weights_that_are_not_finite_are_refused(make_folder, tmp_path):
         jaxift.load(tmp_path / "out")
 
 
-def test_values_beyond_the_asked_type_are_refused(make_folder, tmp_path):
-    source = make_folder(tmp_path / "source")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_values_beyond_the_asked_type_are_refused(make_folder, tmp_path, dtype):
+    source = make_folder(tmp_path / "source", dtype=dtype)
     found = load_file(source / "model.safetensors")
     found["model.norm.weight"][0] = 1e6
     save_file(found, source / "model.safetensors")

@@ -83,6 +83,22 @@ BROKEN = {
         "rope type 'dynamic' depends on the length beyond 32 tokens",
     ),
     "part of a rotation": (configured(partial_rotary_factor=0.5), "field partial_rotary_factor = 0.5 is not"),
+    "not causal": (configured(is_causal=False), "is_causal = False is not supported (only True)"),
+    "theta of one": (configured(rope_theta=1.0), "rope_theta = 1.0 is not above 1"),
+    "stretched over nothing": (
+        configured(rope_scaling={"type": "yarn", "factor": 2.0, "original_max_position_embeddings": 0.5}),
+        "original_max_position_embeddings = 0.5 is less than 2",
+    ),
+    "more than the head is rotated": (
+        configured(model_type="gpt_neox", rotary_pct=1e308), "partial_rotary_factor = 1e+308 is more than the whole",
+    ),
+    "key groups of a NeoX": (configured(model_type="gpt_neox"), "GPT-NeoX has no key groups"),
+    "eps beyond every float": (configured(rms_norm_eps=10**400), "is not a positive number"),
+    "size beyond reason": (configured(hidden_size=10**30), "is not a positive integer"),
+    "layers beyond reason": (configured(num_hidden_layers=2 * 10**9), "num_hidden_layers = 2000000000 is more than"),
+    "head differs from the embedding that it is tied to": (
+        configured(tie_word_embeddings=True), "tensor lm_head.weight differs from the embedding",
+    ),
     "unknown field": (configured(logit_softcap=30.0), "field logit_softcap = 30.0 is not understood"),
     "quantised": (configured(quantization_config={"bits": 4}), "field quantization_config"),
     "attention bias without its tensors": (
@@ -230,6 +246,8 @@ IN_THE_SHELL = (
     "pickle only",
     "NaN",
     "no tokenizer",
+    "eps beyond every float",
+    "layers beyond reason",
 )
 
 
@@ -241,6 +259,18 @@ def test_the_command_line_refuses_it_with_exit_code_2(name, copy, capsys):
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith("jaxift: error: ")
     assert expected in line
+
+
+def test_control_characters_of_a_file_do_not_reach_the_terminal(copy, capsys):
+    reweighed(lambda tensors: tensors.update({"\x1b[2Jgone": np.zeros(2, np.float32)}))(copy)
+    assert "\\x1b[2Jgone is left over" in refusal(jaxift.load, copy)
+    assert main(["inspect", str(copy)]) == 2
+    assert "\x1b" not in "".join(capsys.readouterr())
+
+
+def test_a_link_to_itself_is_no_obstacle(copy):
+    (copy / "loop.json").symlink_to("loop.json")
+    assert jaxift.load(copy).config.num_layers == 2
 
 
 def test_all_problems_of_a_config_are_told_at_once(copy):

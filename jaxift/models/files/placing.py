@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -188,7 +189,8 @@ class _Reader:
             return
         block = raw.view(FLOATS[tensor.dtype])
         converted = self._converted(block, read.takers[0].shards[0].data.dtype)
-        if not is_finite(block) or (block.itemsize > converted.itemsize and not is_finite(converted)):
+        narrower = ml_dtypes.finfo(converted.dtype).max < ml_dtypes.finfo(block.dtype).max
+        if not is_finite(block) or (narrower and not is_finite(converted)):
             self.not_finite.add(tensor.name)
         for part in read.takers:
             part.take(converted, read.start // ((tensor.end - tensor.start) // part.view[0]))

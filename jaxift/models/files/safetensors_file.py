@@ -97,7 +97,7 @@ def _tensor(name: str, file: str, entry: Any, data: int, where: str) -> Tensor:
         _refuse(where, f"tensor {name} has data_offsets {offsets!r}")
     bits = math.prod(shape) * _BITS[dtype]
     if bits != 8 * (offsets[1] - offsets[0]):
-        _refuse(where, f"tensor {name} of {dtype} {shape} has {offsets[1] - offsets[0]} bytes, not {bits / 8:g}")
+        _refuse(where, f"tensor {name} of {dtype} {shape} has {offsets[1] - offsets[0]} bytes, not {bits // 8}")
     return Tensor(name, file, dtype, tuple(shape), data + offsets[0], data + offsets[1])
 
 

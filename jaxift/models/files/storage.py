@@ -59,8 +59,12 @@ class LocalStorage:
         """Bytes of each file, by name; -1 for a folder."""
         # stat follows links: the Hub's cache links to its blobs, and a dangling link is an absent file
         found = {}
-        for entry in sorted(self.root.iterdir()):
-            with contextlib.suppress(FileNotFoundError):
+        try:
+            entries = sorted(self.root.iterdir())
+        except OSError as error:
+            raise UserError(f"{self.shown}: cannot be read ({error.strerror}); give a readable folder") from None
+        for entry in entries:
+            with contextlib.suppress(OSError):
                 found[entry.name] = -1 if entry.is_dir() else entry.stat().st_size
         return found
 

@@ -76,6 +76,7 @@ HEADERS = {
     "shape is a number": ({"a": {**entry(), "shape": 2}}, "tensor a has shape 2"),
     "one offset": ({"a": entry(offsets=(8,))}, "tensor a has data_offsets [8]"),
     "offsets turned round": ({"a": entry(offsets=(8, 0))}, "tensor a has data_offsets [8, 0]"),
+    "a size beyond every float": ({"a": entry(shape=(10**400,))}, "tensor a of F32"),
     "negative offset": ({"a": entry(offsets=(-8, 0))}, "tensor a has data_offsets [-8, 0]"),
     "too few bytes": ({"a": entry(shape=(3,))}, "tensor a of F32 [3] has 8 bytes, not 12"),
     "hole at the start": ({"a": entry(offsets=(4, 12))}, "tensor a begins at byte"),
