@@ -4,10 +4,6 @@ With this recipe a right port differs by about 1e-4 and a wrong one by 1e-2 and 
 the bound separates them.
 """
 
-import os
-import subprocess
-from pathlib import Path
-
 import jax.numpy as jnp
 import numpy as np
 import parity_cases
@@ -86,19 +82,11 @@ def test_stories260k_matches(shared_data, torch_logits, all_logits):
 
 
 @pytest.mark.slow
-def test_smollm2_matches(torch_logits, all_logits, tmp_path):
+def test_smollm2_matches(torch_logits, all_logits, smollm2_folder):
     from transformers import AutoModelForCausalLM
 
-    folder = Path(os.environ.get("JAXIFT_SMOLLM2", str(tmp_path / "smollm2")))
-    tool = Path(__file__).resolve().parents[3] / "shared" / "tools" / "get_smollm2"
-    if not (folder / "model.safetensors").is_file():
-        if not tool.is_file():
-            pytest.skip(f"{folder} holds no model (set JAXIFT_SMOLLM2) and {tool} is absent")
-        done = subprocess.run([str(tool), str(folder)], capture_output=True, text=True, check=False)
-        if done.returncode:
-            pytest.skip(f"{tool} failed: {done.stderr.strip()[-200:]}")
-    model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
-    ours = jaxift.load(folder)
+    model = AutoModelForCausalLM.from_pretrained(smollm2_folder, attn_implementation="eager").eval()
+    ours = jaxift.load(smollm2_folder)
     text = "The mitochondria are the part of the cell that makes its energy. " * 12
     tokens = np.array([ours.tokenizer.encode(text)[:T]])
     assert tokens.shape == (1, T)

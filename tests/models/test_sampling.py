@@ -2,8 +2,6 @@
 
 import dataclasses
 import json
-import os
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -309,9 +307,6 @@ def test_stories260k_writes_what_it_writes_in_torch(shared_data):
 
 
 @pytest.mark.slow
-def test_smollm2_writes_what_it_writes_in_torch():
-    folder = Path(os.environ.get("JAXIFT_SMOLLM2", ""))
-    if not (folder / "model.safetensors").is_file():
-        pytest.skip(f"{folder} holds no model (set JAXIFT_SMOLLM2)")
-    found = same_as_torch(folder, "The mitochondria are the part of the cell that")
+def test_smollm2_writes_what_it_writes_in_torch(smollm2_folder):
+    found = same_as_torch(smollm2_folder, "The mitochondria are the part of the cell that")
     assert len(found.tokens) == 64
