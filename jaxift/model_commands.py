@@ -110,12 +110,9 @@ def _generate(verb: Generate, console: Console) -> None:
         writable_folder(verb.out.parent, "--out")  # asked before there is work to lose
     from jaxift.models.sampling import generate  # imported here: it brings JAX
     from jaxift.models.weights import load
-    from jaxift.parallel.mesh import make_mesh
+    from jaxift.parallel.mesh import configured_mesh
 
-    try:
-        mesh = make_mesh(**verb.mesh.model_dump())
-    except ValueError as error:
-        raise UserError(f"mesh: {error}; make the mesh smaller") from None
+    mesh = configured_mesh(verb.mesh)
     if verb.seed < 0:
         raise UserError(f"--seed {verb.seed}: give a number from 0")
     model = load(verb.model, mesh, verb.dtype, max_positions=verb.max_positions)

@@ -87,16 +87,12 @@ class Study:
     def model(self):
         """The base model on its mesh, its weights in float32 as tuning needs them."""
         from jaxift.models.weights import load  # imported here: `analyze` and `report` need no JAX
-        from jaxift.parallel.mesh import make_mesh
+        from jaxift.parallel.mesh import configured_mesh
 
         settings = self.config.model
-        try:
-            mesh = make_mesh(**self.config.mesh.model_dump())
-        except ValueError as error:
-            raise UserError(f"mesh: {error}; make the mesh smaller") from None
         return load(
             settings.path,
-            mesh,
+            configured_mesh(self.config.mesh),
             settings.dtype,
             bos=settings.bos,
             param_dtype="float32",

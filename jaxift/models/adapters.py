@@ -137,8 +137,7 @@ def _rank(adapters: Adapters, config: DecoderConfig) -> int:
 
 def _shapes(weight: Weight, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Shapes of `a` and `b` that fit a weight."""
-    ours = np.broadcast_to(np.int8(0), weight.shape)
-    shape = weight.ours(ours).shape
+    shape = weight.part_shape
     # the axes before `split` are rows of the checkpoint's matrix
     split = 1 if shape[0] == weight.shape[0] and not weight.pick else len(shape) - 1
     layers = (len(weight.names),) if weight.stacked else ()

@@ -6,14 +6,13 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from jaxift.artifacts import writable_folder
 from jaxift.errors import UserError
 from jaxift.models.config import DecoderConfig
 from jaxift.models.decoder import Decoder
-from jaxift.models.export import TOKENIZER_FILES, config_text, export_decoder, on_first_process
+from jaxift.models.export import export_decoder, on_first_process, small_files
 from jaxift.models.families import decoder_config, normal_name, weight_table
 from jaxift.models.files.folder import ModelFolder, model_config, open_model
 from jaxift.models.files.orbax_folder import read_manifest, write_arrays
@@ -72,13 +71,18 @@ def _write(decoder: Decoder, source: Path, target: Path) -> None:
     """Writes an orbax folder, its config.json last."""
     try:
         write_arrays(decoder, target)
-        if jax.process_index() == 0:
-            for name in TOKENIZER_FILES:
-                if (source / name).is_file():
-                    (target / name).write_bytes((source / name).read_bytes())
-            dtype = decoder.embedding.get_value().dtype
-            (target / "config.json").write_text(config_text(source, dtype), encoding="utf-8")
     except OSError as error:
-        raise UserError(f"{target}: cannot be written ({error}); give a folder on a disk with room") from None
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("converted")
+        raise _unwritable(target, error) from None
+
+    def write_small() -> None:
+        try:
+            for name, content in small_files(source, decoder.embedding.get_value().dtype).items():
+                (target / name).write_bytes(content)
+        except OSError as error:
+            raise _unwritable(target, error) from None
+
+    on_first_process(write_small)
+
+
+def _unwritable(target: Path, error: OSError) -> UserError:
+    return UserError(f"{target}: cannot be written ({error}); give a folder on a disk with room")

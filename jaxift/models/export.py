@@ -65,9 +65,7 @@ def export_decoder(
     on_first_process(lambda: _check_target(folder))
 
     def write() -> None:
-        small = {name: (source / name).read_bytes() for name in TOKENIZER_FILES if (source / name).is_file()}
-        small["config.json"] = config_text(source, tensors[0].dtype).encode()
-        _write(folder, tensors, small, max_shard_bytes)
+        _write(folder, tensors, small_files(source, tensors[0].dtype), max_shard_bytes)
 
     if jax.process_index() != 0:
         for tensor in tensors:
@@ -146,6 +144,12 @@ def _check_target(folder: Path) -> None:
         raise UserError(
             f"{folder}: holds {foreign[0]}, which would be mixed with the model; give a new or empty folder"
         )
+
+
+def small_files(source: Path, dtype: np.dtype) -> dict[str, bytes]:
+    """What a model of `source` has beside its weights: tokenizer files, then config.json."""
+    found = {name: (source / name).read_bytes() for name in TOKENIZER_FILES if (source / name).is_file()}
+    return {**found, "config.json": config_text(source, dtype).encode()}
 
 
 def config_text(source: Path, dtype: np.dtype) -> str:

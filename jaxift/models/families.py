@@ -172,6 +172,11 @@ class Weight:
         """Our part of a tensor, a view of it: [3 N H, D] -> [N, 3, H, D] -> [N, H, D], say."""
         return tensor.reshape(self.view)[self.pick]
 
+    @property
+    def part_shape(self) -> tuple[int, ...]:
+        """Shape of our part of each tensor."""
+        return np.broadcast_to(np.int8(0), self.view)[self.pick].shape
+
 
 Path = tuple[str | int, ...]
 
@@ -207,11 +212,12 @@ def _weight(config: DecoderConfig, path: Path, shape: tuple[int, ...]) -> Weight
     names = tuple(family.names["layer"].format(layer) + name for layer in layers) or (name,)
     lone = kind == "bias" or stem.endswith("norm")
     view = shape if rows is None else rows if lone else (*rows, shape[-1])
-    if np.broadcast_to(np.int8(0), view)[pick].shape != shape:
-        raise ValueError(f"{'.'.join(map(str, path))} of shape {shape} is not {pick} of {name} {view}")
     split = 1 if stem in ("o", "down") else len(view) - 1  # how many axes of the view are rows there
     flat = (math.prod(view),) if lone else (math.prod(view[:split]), math.prod(view[split:]))
-    return Weight(tuple(f"{name}.{kind}" for name in names), stacked, flat, view, pick)
+    weight = Weight(tuple(f"{name}.{kind}" for name in names), stacked, flat, view, pick)
+    if weight.part_shape != shape:
+        raise ValueError(f"{'.'.join(map(str, path))} of shape {shape} is not {pick} of {name} {view}")
+    return weight
 
 
 def normal_name(name: str, hf: Mapping[str, Any]) -> str | None:

@@ -2,11 +2,10 @@
 
 import collections
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
-
-import numpy as np
 
 from jaxift.data.tokenizer import Tokenizer
 from jaxift.errors import UserError
@@ -87,11 +86,7 @@ def _with_headers(path: str | Path) -> ModelFolder:
 
 def count_parameters(config: DecoderConfig) -> int:
     """How many numbers a decoder's parameters hold, without padding of the vocabulary."""
-    sizes = (
-        len(weight.names) * weight.ours(np.broadcast_to(np.int8(0), weight.shape)).size
-        for weight in weight_table(config).values()
-    )
-    return sum(sizes)
+    return sum(len(weight.names) * math.prod(weight.part_shape) for weight in weight_table(config).values())
 
 
 def _read_safetensors(

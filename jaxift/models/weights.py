@@ -70,11 +70,13 @@ def load(
     unknown = [name for name in (dtype, held) if name not in DTYPES]
     if unknown:
         raise UserError(f"dtype {unknown[0]!r} is not supported; use {' or '.join(DTYPES)}")
-    config = check_folder(path, max_positions)
+    model = open_model(path, weights=False)
+    config = _checked(model, max_positions)
     mesh = make_mesh() if mesh is None else mesh
     _check_divisible(config, mesh)
     config = dataclasses.replace(config, vocab_padding=-config.vocab_size % mesh.shape["tensor"])
-    model = open_model(path)
+    if not model.has_all_names:  # of a Hub model the weights are not here yet
+        model = open_model(path)
     tokenizer = Tokenizer.load(model.local, bos)
     decoder = load_decoder(model, config, mesh, jnp.dtype(held))
     return LanguageModel(decoder, tokenizer, mesh, jnp.dtype(dtype), model.local, fingerprint(model))
@@ -82,7 +84,10 @@ def load(
 
 def check_folder(path: str | Path, max_positions: int | None = None) -> DecoderConfig:
     """Reads a model's config without its weights; raises UserError where it could not be loaded."""
-    model = open_model(path, weights=False)
+    return _checked(open_model(path, weights=False), max_positions)
+
+
+def _checked(model: ModelFolder, max_positions: int | None) -> DecoderConfig:
     config = decoder_config(model_config(model), model.storage.where("config.json"), max_positions)
     if model.has_all_names and not model.is_orbax:
         weights_file(model.storage)
@@ -164,18 +169,16 @@ def _untied_head(tensors: Mapping[str, Tensor], config: DecoderConfig, storage: 
     embedding, head = (tensors.get(f"{names[part]}.weight") for part in ("embedding", "head"))
     if not config.tie_embeddings or head is None or embedding is None:
         return []
-    same = (head.dtype, head.shape) == (embedding.dtype, embedding.shape)
     size, step = embedding.end - embedding.start, storage.chunk_bytes
-    for at in range(0, size if same else 0, step):
-        parts = (
-            read(storage, tensor.file, tensor.start + at, tensor.start + min(at + step, size))
-            for tensor in (embedding, head)
-        )
-        same = same and next(parts) == next(parts)
-        if not same:
-            break
-    told = f"tensor {head.name} differs from the embedding, but the config ties them (tie_word_embeddings)"
-    return [] if same else [told]
+
+    def block(tensor: Tensor, at: int) -> bytes:
+        return read(storage, tensor.file, tensor.start + at, tensor.start + min(at + step, size))
+
+    if (head.dtype, head.shape) == (embedding.dtype, embedding.shape) and all(
+        block(head, at) == block(embedding, at) for at in range(0, size, step)
+    ):
+        return []
+    return [f"tensor {head.name} differs from the embedding, but the config ties them (tie_word_embeddings)"]
 
 
 def _check_divisible(config: DecoderConfig, mesh: Mesh) -> None:

@@ -6,6 +6,9 @@ from typing import Any
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from jaxift.config import MeshConfig
+from jaxift.errors import UserError
+
 MESH_AXES = ("data", "fsdp", "tensor")
 
 # The one rules object: a logical axis name -> the mesh axes that split it.
@@ -45,6 +48,14 @@ def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1, devices: Sequence[A
     return jax.make_mesh(
         (data, fsdp, tensor), MESH_AXES, axis_types=(AxisType.Explicit,) * len(MESH_AXES), devices=devices[:needed]
     )
+
+
+def configured_mesh(settings: MeshConfig) -> Mesh:
+    """`make_mesh` of a configuration's sizes; raises UserError where there are too few devices."""
+    try:
+        return make_mesh(**settings.model_dump())
+    except ValueError as error:
+        raise UserError(f"mesh: {error}; make the mesh smaller") from None
 
 
 def platform() -> str:

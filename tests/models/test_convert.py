@@ -183,7 +183,7 @@ def test_an_interrupted_conversion_cannot_be_loaded(tiny_folder, tmp_path, monke
     def full(*_):
         raise OSError("No space left on device")
 
-    patched = (convert_module, "config_text") if to_orbax else ("jaxift.models.export._assembled",)
+    patched = (convert_module, "small_files") if to_orbax else ("jaxift.models.export._assembled",)
     monkeypatch.setattr(*patched, full)
     with pytest.raises(UserError, match=r"cannot be written .No space left"):
         convert(source, tmp_path / "out")

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import jax
 import pytest
+from breaking import reweighed
 from flax import nnx
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 from test_export import FAMILIES
 
 import jaxift
@@ -92,15 +93,6 @@ def test_local_and_global_layers_and_memory_are_told(tmp_path):
 @pytest.mark.parametrize(("size", "shown"), [(0, "0 B"), (999, "999 B"), (1000, "1.00 kB"), (54.02e9, "54.02 GB")])
 def test_sizes_are_readable(size, shown):
     assert readable_bytes(int(size)) == shown
-
-
-def reweighed(edit):
-    def change(folder):
-        tensors = load_file(folder / "model.safetensors")
-        edit(tensors)
-        save_file(tensors, folder / "model.safetensors")
-
-    return change
 
 
 def configured(**fields):

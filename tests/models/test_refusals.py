@@ -1,11 +1,10 @@
 """Model folders that cannot be loaded: each is refused in one line that names what is wrong."""
 
-import json
 import shutil
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
+from breaking import configured, reweighed
 
 import jaxift
 from jaxift.cli import main
@@ -14,28 +13,6 @@ from jaxift.models.families import decoder_config
 from jaxift.models.weights import check_folder
 
 Q = "model.layers.1.self_attn.q_proj.weight"
-
-
-def configured(**fields):
-    """Changes fields of config.json; a field set to ... is removed."""
-
-    def change(folder):
-        path = folder / "config.json"
-        config = {**json.loads(path.read_text()), **fields}
-        path.write_text(json.dumps({name: value for name, value in config.items() if value is not ...}))
-
-    return change
-
-
-def reweighed(edit):
-    """Changes the dictionary of tensors."""
-
-    def change(folder):
-        tensors = load_file(folder / "model.safetensors")
-        edit(tensors)
-        save_file(tensors, folder / "model.safetensors")
-
-    return change
 
 
 def filled(name, value):
