@@ -15,7 +15,7 @@ import tyro
 from pydantic import ValidationError
 from rich.console import Console
 
-from jaxift import __version__, model_commands
+from jaxift import __version__, model_commands, score_command
 from jaxift.artifacts import STUDY_FILE, RunDirectory
 from jaxift.config import StudyConfig, describe, load_study, parse_study
 from jaxift.console import Reporter
@@ -34,6 +34,9 @@ models, each a Hugging Face or orbax folder, a Hub id (owner/name) or an address
   inspect MODEL        family, size, memory, and what would be refused, without loading the weights
   convert SRC DST      Hugging Face to orbax, and back
   generate MODEL       continue texts: --prompt TEXT or --prompts FILE
+  score REQUESTS.jsonl -o OUT.parquet --model MODEL
+                       log-probabilities of options after contexts, as fast as exactness allows; resumable
+  lm-eval ...          lm-evaluation-harness, our model in it: --model jaxift --model_args pretrained=DIR --tasks ...
 
 stages of a study, each of which can be run alone:
   probe CONFIG         ask the base model every question, few-shot: what does it believe?
@@ -78,12 +81,18 @@ def _dispatch(arguments: list[str]) -> int:
         from jaxift.world import commands  # imported here: a wrong verb need not wait for it
 
         commands.main(_parsed(commands.Verb, rest, "jaxift world", config=()), Console())
+    elif verb == "lm-eval":
+        from jaxift import lm_eval  # imported here: it is an extra, and brings JAX
+
+        return lm_eval.main(rest)
     elif verb in model_commands.KINDS:
         return model_commands.main(_parsed(model_commands.KINDS[verb], rest, f"jaxift {verb}"), Console())
+    elif verb in score_command.KINDS:
+        return score_command.main(_parsed(score_command.KINDS[verb], rest, f"jaxift {verb}"), Console())
     elif verb in VERBS:
         _study(_configured(verb, rest), VERBS[verb])
     else:
-        known = ("demo", "world", *model_commands.KINDS, *VERBS)
+        known = ("demo", "world", "lm-eval", *model_commands.KINDS, *score_command.KINDS, *VERBS)
         raise UserError(f"unknown verb {verb!r}; known are {', '.join(known)}; see jaxift --help")
     return 0
 

@@ -198,8 +198,8 @@ class StudyConfig(Frozen):
     build: BuildConfig = BuildConfig()
     tune: TuneConfig = TuneConfig()
     analyze: AnalyzeConfig = AnalyzeConfig()
-    batch_tokens: Count = 4096
-    """Tokens a forward pass when scoring."""
+    batch_tokens: Count | None = None
+    """Tokens a forward pass when scoring; by default what suits the devices."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "StudyConfig":

@@ -19,20 +19,21 @@ LAYERS = (
     ("scoring",),
     ("tuning",),
     ("stages",),
-    ("study", "world", "model_commands"),
+    ("study", "world", "model_commands", "score_command", "lm_eval"),
     ("cli",),
     ("__main__",),
 )
 # beside the layers: module -> who may import it
 ASIDE = {"console": ("console", "study", "cli", "__main__")}
 # these stand in one layer, and do not know each other
-APART = set(itertools.permutations(("study", "world", "model_commands"), 2))
+APART = set(itertools.permutations(("study", "world", "model_commands", "score_command", "lm_eval"), 2))
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 JAX = {"jax", "jaxlib", "flax", "optax", "orbax", "chex", "jaxtyping"}
 WITHOUT_JAX = (
     "data.questions", "data.prompts", "data.sources", "analysis.consistency", "analysis.exp1", "analysis.statistics",
     "analysis.summary", "analysis.tables", "stages.build", "stages.analyze", "stages.report", "config", "artifacts",
-    "errors", "console", "study", "model_commands",
+    "errors", "console", "study", "model_commands", "score_command", "scoring.requests", "scoring.request_file",
+    "scoring.rows", "scoring.store",
 )  # fmt: skip
 
 

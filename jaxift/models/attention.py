@@ -13,18 +13,14 @@ def attention_mask(
     segments_BT: Int[Array, "B T"],
     positions_BT: Int[Array, "B T"],
     window: int | None,
-    parents_BT: Int[Array, "B T"] | None = None,
     keys: tuple[Int[Array, "B S"], Int[Array, "B S"]] | None = None,
 ) -> Bool[Array, "B T S"]:
     """Causal mask within equal segment ids; a query sees at most the last `window` positions, itself included.
 
-    `keys` are the segments and positions of what is looked at (default: the queries' own). With `parents_BT`, a token
-    also sees the segment that its own one branches off (0: none), as if it stood after it.
+    `keys` are the segments and positions of what is looked at (default: the queries' own).
     """
     key_segments_BS, key_positions_BS = (segments_BT, positions_BT) if keys is None else keys
     visible = segments_BT[:, :, None] == key_segments_BS[:, None, :]
-    if parents_BT is not None:
-        visible |= (parents_BT[:, :, None] == key_segments_BS[:, None, :]) & (parents_BT[:, :, None] > 0)
     distance = positions_BT[:, :, None] - key_positions_BS[:, None, :]
     mask = visible & (distance >= 0)
     return mask if window is None else mask & (distance < window)

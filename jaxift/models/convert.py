@@ -12,13 +12,14 @@ from jaxift.artifacts import writable_folder
 from jaxift.errors import UserError
 from jaxift.models.config import DecoderConfig
 from jaxift.models.decoder import Decoder
-from jaxift.models.export import export_decoder, on_first_process, small_files
+from jaxift.models.export import export_decoder, small_files
 from jaxift.models.families import decoder_config, normal_name, weight_table
 from jaxift.models.files.folder import ModelFolder, model_config, open_model
 from jaxift.models.files.orbax_folder import read_manifest, write_arrays
 from jaxift.models.files.safetensors_file import FLOATS
 from jaxift.models.files.shards import read_tensors
 from jaxift.models.weights import load_decoder
+from jaxift.parallel.hosts import on_first_process
 from jaxift.parallel.mesh import make_mesh
 
 DTYPES = ("float32", "bfloat16", "float16")

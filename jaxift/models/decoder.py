@@ -5,7 +5,9 @@ L layers.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +16,9 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
-from jaxift.models.attention import NEGATIVE, attention_mask
+from jaxift.models.attention import NEGATIVE, attention, attention_mask
 from jaxift.models.config import DecoderConfig, Span
-from jaxift.models.layer import Columns, Layer, Norm, Past, Rotation, matrix, whole
+from jaxift.models.layer import Columns, Layer, Norm, Past, matrix, whole
 from jaxift.parallel.mesh import spec
 
 UNROLLED_LAYERS = 6
@@ -59,26 +61,21 @@ class Decoder(nnx.Module):
         tokens_BT: Int[Array, "B T"],
         positions_BT: Int[Array, "B T"],
         segments_BT: Int[Array, "B T"],
-        parents_BT: Int[Array, "B T"] | None = None,
         *,
         dtype: np.dtype | type = jnp.float32,
         remat: bool = False,
     ) -> Float[Array, "B T D"]:
         """The residual stream after the final norm, [B, T, D] in `dtype`.
 
-        Tokens see earlier positions of their own segment only; segment 0 is padding. Where `parents_BT` is given, they
-        also see the segment that their own one branches off. `remat` recomputes each layer in the backward pass.
+        Tokens see earlier positions of their own segment only; segment 0 is padding. `remat` recomputes each layer in
+        the backward pass.
         """
-        sight = self._sight(positions_BT, lambda window: attention_mask(segments_BT, positions_BT, window, parents_BT))
+        masks = self._masks(lambda window: attention_mask(segments_BT, positions_BT, window))
 
-        def layer(
-            graph: nnx.GraphDef, span: Span, state: nnx.State, x_BTD: Array, past: None, group: None
-        ) -> tuple[Array, None]:
-            return nnx.merge(graph, state)(x_BTD, *sight[span])[0], past
+        def attend(span: Span, past: None, group: None, q_BTNH: Array, *keys: Array) -> tuple[Array, None]:
+            return self.attention(q_BTNH, *keys, masks[span.window]), past
 
-        step = jax.checkpoint(layer, static_argnums=(0, 1)) if remat else layer
-        x_BTD, _, _ = self._through(step, self.embed(tokens_BT, dtype), None)
-        return self.final_norm(x_BTD)
+        return self.through(tokens_BT, positions_BT, attend, None, dtype=dtype, remat=remat)[0]
 
     def extend(
         self,
@@ -97,17 +94,48 @@ class Decoder(nnx.Module):
         positions_BS = jax.lax.dynamic_update_slice_in_dim(cache.positions_BS, positions_BT, cache.used, axis=1)
 
         keys = segments_BS, positions_BS
-        sight = self._sight(positions_BT, lambda window: attention_mask(segments_BT, positions_BT, window, keys=keys))
+        masks = self._masks(lambda window: attention_mask(segments_BT, positions_BT, window, keys=keys))
+
+        def attend(
+            span: Span, past: KeyValues, group: Array | None, q_BTNH: Array, k_BTKH: Array, v_BTKH: Array
+        ) -> tuple[Array, KeyValues]:
+            after = Past(*past, cache.used, group).remember(k_BTKH, v_BTKH)
+            return self.attention(q_BTNH, *after.of_group(), masks[span.window]), (after.keys, after.values)
+
+        past = (cache.layers, cache.rest)
+        hidden_BTD, (layers, rest) = self.through(tokens_BT, positions_BT, attend, past, dtype=dtype)
+        return hidden_BTD, Cache(layers, rest, *keys, cache.used + tokens_BT.shape[1])
+
+    def through(
+        self,
+        tokens_BT: Int[Array, "B T"],
+        positions_BT: Int[Array, "B T"],
+        attend: Callable,
+        past: tuple[list, list] | None,
+        *,
+        dtype: np.dtype | type,
+        remat: bool = False,
+    ) -> tuple[Float[Array, "B T D"], tuple[list, list]]:
+        """The residual stream after the final norm, with an attention of the caller's.
+
+        `attend(span, past, group, q, k, v)` returns what is attended to, and the past thereafter. `past` has an entry
+        a position of the attention pattern, stacked over its groups, of which `group` is this layer's, and one a
+        remainder layer (`group` None). The stacks are carried through the loop whole, to be updated in place.
+        """
+        rotations = {span.rope: span.rope.rotation(positions_BT) for span in self.config.pattern}
 
         def layer(
-            graph: nnx.GraphDef, span: Span, state: nnx.State, x_BTD: Array, past: KeyValues, group: Array | None
-        ) -> tuple[Array, KeyValues]:
-            x_BTD, after = nnx.merge(graph, state)(x_BTD, *sight[span], Past(*past, cache.used, group))
-            return x_BTD, (after.keys, after.values)
+            graph: nnx.GraphDef, span: Span, state: nnx.State, x_BTD: Array, past: Any, group: Array | None
+        ) -> tuple[Array, Any]:
+            return nnx.merge(graph, state)(x_BTD, rotations[span.rope], functools.partial(attend, span, past, group))
 
-        x_BTD, layers, rest = self._through(layer, self.embed(tokens_BT, dtype), cache)
-        used = cache.used + tokens_BT.shape[1]
-        return self.final_norm(x_BTD), Cache(layers, rest, *keys, used)
+        step = jax.checkpoint(layer, static_argnums=(0, 1)) if remat else layer
+        x_BTD, *past = self._through(step, self.embed(tokens_BT, dtype), *((None, None) if past is None else past))
+        return self.final_norm(x_BTD), tuple(past)
+
+    def attention(self, q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, mask_BTS: Array) -> Array:
+        """Attention with the scale and soft cap of this model."""
+        return attention(q_BTNH, k_BSKH, v_BSKH, mask_BTS, self.config.attention_scale, self.config.attention_soft_cap)
 
     def embed(self, tokens_BT: Int[Array, "B T"], dtype: np.dtype | type) -> Float[Array, "B T D"]:
         """The residual stream before the first layer."""
@@ -128,20 +156,17 @@ class Decoder(nnx.Module):
             logits = jnp.where(jnp.arange(logits.shape[-1]) < config.vocab_size, logits, NEGATIVE)
         return logits
 
-    def _sight(self, positions_BT: Array, mask: Callable[[int | None], Array]) -> dict[Span, tuple[Rotation, Array]]:
-        """Rotation and mask of each kind of attention, made once for all layers."""
-        rotations = {span.rope: span.rope.rotation(positions_BT) for span in self.config.pattern}
-        masks = {span.window: mask(span.window) for span in self.config.pattern}
-        return {span: (rotations[span.rope], masks[span.window]) for span in self.config.pattern}
+    def _masks(self, mask: Callable[[int | None], Array]) -> dict[int | None, Array]:
+        """The mask of each kind of window, made once for all layers."""
+        return {window: mask(window) for window in {span.window for span in self.config.pattern}}
 
-    def _through(self, step: Callable, x_BTD: Array, cache: Cache | None) -> tuple[Array, list, list]:
-        """Runs `step(graph, span, state, x, past, group) -> x, past` over all layers; returns x and what is past then.
-
-        `past` of the scanned layers is that of all groups: carried through the loop, it is updated in place.
-        """
+    def _through(
+        self, step: Callable, x_BTD: Array, stacked: list | None, rest: list | None
+    ) -> tuple[Array, list, list]:
+        """Runs `step(graph, span, state, x, past, group) -> x, past` over all layers; returns x and the pasts."""
         config, parts = self.config, [nnx.split(layer) for layer in self.layers]
-        stacked = [None] * len(parts) if cache is None else cache.layers
-        groups = None if cache is None else jnp.arange(config.groups)
+        groups = None if stacked is None else jnp.arange(config.groups)
+        stacked = [None] * len(parts) if stacked is None else stacked
 
         def body(carry: tuple[Array, list], scanned: tuple[list, Array | None]) -> tuple[tuple[Array, list], None]:
             (x_BTD, pasts), (states, group) = carry, scanned
@@ -151,16 +176,17 @@ class Decoder(nnx.Module):
                 after.append(past)
             return (x_BTD, after), None
 
-        # a shallow stack is unrolled: the backward pass of a rolled loop copies, a quarter of the time on CPU
-        unroll = config.num_layers <= UNROLLED_LAYERS
+        # a shallow stack is unrolled: the backward pass of a rolled loop copies, a quarter of the time on CPU; with a
+        # past there is none
+        unroll = groups is None and config.num_layers <= UNROLLED_LAYERS
         states = [state for _, state in parts]
         (x_BTD, layers), _ = jax.lax.scan(body, (x_BTD, stacked), (states, groups), unroll=unroll)
-        rest = []
+        after = []
         for index, (layer, span) in enumerate(zip(self.rest, config.remainder, strict=True)):
             graph, state = nnx.split(layer)
-            x_BTD, past = step(graph, span, state, x_BTD, None if cache is None else cache.rest[index], None)
-            rest.append(past)
-        return x_BTD, layers, rest
+            x_BTD, past = step(graph, span, state, x_BTD, None if rest is None else rest[index], None)
+            after.append(past)
+        return x_BTD, layers, after
 
 
 def _stacked(config: DecoderConfig, rngs: nnx.Rngs) -> Layer:

@@ -7,7 +7,7 @@ import functools
 import json
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -29,13 +29,13 @@ from jaxift.models.files.safetensors_writer import (
 )
 from jaxift.models.files.shards import INDEX_FILE
 from jaxift.models.weights import LanguageModel
+from jaxift.parallel.hosts import on_first_process
 
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json",
     "vocab.json", "merges.txt", "chat_template.jinja", "chat_template.json", "generation_config.json",
 )  # fmt: skip
 MAX_SHARD_BYTES = 5_000_000_000
-_LINE_BYTES = 4096
 _ARCHITECTURES = {"gemma3_text": "Gemma3ForCausalLM"}
 _FOREIGN = ("adapter_config.json", ORBAX_FOLDER)
 _FOREIGN_ENDS = (".bin", ".pt", ".pth", ".ckpt", ".gguf", ".safetensors")
@@ -72,23 +72,6 @@ def export_decoder(
             tensor.read()  # the first process gathers what the devices of this one hold
     on_first_process(write)
     return folder
-
-
-def on_first_process(work: Callable[[], None]) -> None:
-    """Does something on the first of the processes; what it refuses, all refuse. Returns when it is done."""
-    told = ""
-    if jax.process_index() == 0:
-        try:
-            work()
-        except UserError as error:
-            told = str(error)
-    if jax.process_count() > 1:
-        line = np.zeros(_LINE_BYTES, np.uint8)
-        line[: len(told.encode()[:_LINE_BYTES])] = list(told.encode()[:_LINE_BYTES])
-        line = multihost_utils.broadcast_one_to_all(line)
-        told = bytes(np.asarray(line)).rstrip(b"\0").decode(errors="replace")
-    if told:
-        raise UserError(told)
 
 
 def write_weights(decoder: Decoder, folder: Path) -> None:

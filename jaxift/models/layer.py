@@ -6,14 +6,15 @@ Hugging Face checkpoints, [out, in] with their axes split, so that loading moves
 
 import dataclasses
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
-from jaxift.models.attention import attention
 from jaxift.models.config import DecoderConfig
 from jaxift.models.rope import rotate
 from jaxift.parallel.mesh import spec
@@ -25,6 +26,8 @@ ACTIVATIONS = {
 }
 Rotation = tuple[Float[Array, "B T R"], Float[Array, "B T R"]]
 Columns = Float[Array, "... B S K H"]
+Attend = Callable[[Float[Array, "B T N H"], Float[Array, "B T K H"], Float[Array, "B T K H"]], tuple[Array, Any]]
+"""Attention of rotated queries, keys and values: what they attend to, and whatever past the caller keeps of them."""
 
 
 def whole(weight: nnx.Param, dtype: np.dtype | type, *names: str | None) -> Array:
@@ -132,33 +135,23 @@ class Layer(nnx.Module):
         self,
         x_BTD: Float[Array, "B T D"],
         rotation: Rotation,
-        mask_BTS: Bool[Array, "B T S"],
-        past: Past | None = None,
-    ) -> tuple[Float[Array, "B T D"], Past | None]:
-        """Adds attention and MLP to the residual stream; returns it with the past that this call was written into.
-
-        With `past`, all of it is attended, this call's keys and values included.
-        """
-        out_BTD, past = self._attend(_normed(self.attention_norm, x_BTD), rotation, mask_BTS, past)
+        attend: Attend,
+    ) -> tuple[Float[Array, "B T D"], Any]:
+        """Adds attention and MLP to the residual stream; returns it with what `attend` keeps."""
+        out_BTD, past = self._attend(_normed(self.attention_norm, x_BTD), rotation, attend)
         attended_BTD = x_BTD + _normed(self.attention_post_norm, out_BTD)
         read_BTD = x_BTD if self.config.parallel_residual else attended_BTD
         out_BTD = self._mlp(_normed(self.mlp_norm, read_BTD))
         return attended_BTD + _normed(self.mlp_post_norm, out_BTD), past
 
-    def _attend(
-        self, x_BTD: Array, rotation: Rotation, mask_BTS: Array, past: Past | None
-    ) -> tuple[Array, Past | None]:
+    def _attend(self, x_BTD: Array, rotation: Rotation, attend: Attend) -> tuple[Array, Any]:
         dtype = x_BTD.dtype
         q_BTNH = jnp.einsum("BTD,NHD->BTNH", x_BTD, whole(self.q, dtype, "heads", None, None))
         k_BTKH = jnp.einsum("BTD,KHD->BTKH", x_BTD, whole(self.k, dtype, "kv_heads", None, None))
-        v_BSKH = _biased(jnp.einsum("BTD,KHD->BTKH", x_BTD, whole(self.v, dtype, "kv_heads", None, None)), self.v_bias)
+        v_BTKH = _biased(jnp.einsum("BTD,KHD->BTKH", x_BTD, whole(self.v, dtype, "kv_heads", None, None)), self.v_bias)
         q_BTNH = rotate(_normed(self.q_norm, _biased(q_BTNH, self.q_bias)), rotation)
-        k_BSKH = rotate(_normed(self.k_norm, _biased(k_BTKH, self.k_bias)), rotation)
-        if past is not None:
-            past = past.remember(k_BSKH, v_BSKH)
-            k_BSKH, v_BSKH = past.of_group()
-        c = self.config
-        out_BTNH = attention(q_BTNH, k_BSKH, v_BSKH, mask_BTS, c.attention_scale, c.attention_soft_cap)
+        k_BTKH = rotate(_normed(self.k_norm, _biased(k_BTKH, self.k_bias)), rotation)
+        out_BTNH, past = attend(q_BTNH, k_BTKH, v_BTKH)
         o_DNH = whole(self.o, dtype, None, "heads", None)
         out_BTD = jnp.einsum("BTNH,DNH->BTD", out_BTNH, o_DNH, out_sharding=spec("batch", None, None))
         return _biased(out_BTD, self.o_bias), past

@@ -1,33 +1,24 @@
-"""Log-probabilities of chosen tokens at chosen places of a row: the LM head runs nowhere else."""
+"""Log-probabilities of chosen tokens after chosen places: the LM head runs nowhere else."""
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxift.models.decoder import Decoder
 
 
 def target_logprobs(
-    decoder: Decoder,
-    tokens_BT: Int[Array, "B T"],
-    positions_BT: Int[Array, "B T"],
-    segments_BT: Int[Array, "B T"],
-    slots_BC: Int[Array, "B C"],
-    targets_BC: Int[Array, "B C"],
-    *,
-    dtype: np.dtype,
-    remat: bool = False,
-) -> tuple[Float[Array, "B C"], Bool[Array, "B C"]]:
-    """Natural-log probability of each target as the token after its slot, and whether greedy decoding says it.
-
-    A row holds one sequence (segment 1) and any number of continuations (segments 2, 3, ...) that branch off its end
-    and do not see each other; segment 0 is padding. float32 logits exist at the C slots only.
-    """
-    parents_BT = (segments_BT > 1).astype(segments_BT.dtype)
-    hidden_BTD = decoder.hidden(tokens_BT, positions_BT, segments_BT, parents_BT, dtype=dtype, remat=remat)
-    logits_BCV = decoder.logits(jnp.take_along_axis(hidden_BTD, slots_BC[..., None], axis=1))
+    decoder: Decoder, hidden_BCD: Float[Array, "B C D"], targets_BCA: Int[Array, "B C A"]
+) -> tuple[Float[Array, "B C A"], Bool[Array, "B C A"]]:
+    """Natural-log probability of each of a place's A targets, and whether it is the most likely token there."""
+    logits_BCV = decoder.logits(hidden_BCD)
     # a gather along the vocabulary is refused where it is sharded; a masked sum is not
-    hit_BCV = jnp.arange(logits_BCV.shape[-1]) == targets_BC[..., None]
-    logprobs_BC = jnp.sum(jnp.where(hit_BCV, logits_BCV, 0.0), axis=-1) - jax.nn.logsumexp(logits_BCV, axis=-1)
-    return logprobs_BC, jnp.argmax(logits_BCV, axis=-1) == targets_BC
+    hit_BCAV = jnp.arange(logits_BCV.shape[-1]) == targets_BCA[..., None]
+    chosen_BCA = jnp.sum(jnp.where(hit_BCAV, logits_BCV[:, :, None], 0.0), axis=-1)
+    greedy_BCA = jnp.argmax(logits_BCV, axis=-1)[..., None] == targets_BCA
+    return chosen_BCA - jax.nn.logsumexp(logits_BCV, axis=-1)[..., None], greedy_BCA
+
+
+def at_slots(hidden_BTD: Float[Array, "B T D"], slots_BC: Int[Array, "B C"]) -> Float[Array, "B C D"]:
+    """The hidden states at some places of each row."""
+    return jnp.take_along_axis(hidden_BTD, slots_BC[..., None], axis=1)

@@ -44,7 +44,7 @@ def beliefs(
     probe: ProbeConfig,
     *,
     rotations: bool = False,
-    batch_tokens: int = 4096,
+    batch_tokens: int | None = None,
     progress: Progress | None = None,
 ) -> list[Belief]:
     """Scores each question's options after its prompt.

@@ -1,93 +1,78 @@
-"""Log-likelihoods of options after a context: batched, bucketed, sharded over the mesh.
+"""Log-likelihoods of options after a context: what requests share is computed once, the rest is fed densely packed.
 
-The plain engine: a request is a row, its context computed once and its options branching off it. Rows are sorted
-long-first and padded to few lengths, so that few programs are compiled. Nothing is shared between requests yet.
+requests -> prefix tree -> plan -> compiled programs -> steps -> the answers in the order of the requests, each exactly
+once. Plan and programs: see `packing` and `programs`; the numbers: see `models/prefix.py`.
 """
 
+import collections
 import dataclasses
-import functools
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
-from flax import nnx
 from jax.sharding import Mesh
 
 from jaxift.errors import UserError
-from jaxift.models.buckets import BUCKETS, bucket, check_tokens
+from jaxift.models.buckets import check_tokens
+from jaxift.models.config import DecoderConfig
 from jaxift.models.decoder import Decoder
-from jaxift.models.readout import target_logprobs
+from jaxift.models.flops import attention_flops, head_flops, pair_flops, token_flops
 from jaxift.models.weights import LanguageModel
-from jaxift.parallel.mesh import batch_shards, sharding
+from jaxift.parallel.hosts import everywhere, gather, process_index, same_everywhere
+from jaxift.parallel.mesh import batch_shards
+from jaxift.scoring.packing import Filled, Layout, Plan, Prefill, Step, fill, make_plan, needed_prefills, prefill_arrays
+from jaxift.scoring.programs import Programs, compile_plan
+from jaxift.scoring.requests import Request, Score, TokenRequest, encode_requests
+from jaxift.scoring.store import Answers, ScoreStore
+from jaxift.scoring.tree import build_tree
 
-LOGITS_BYTES = 1 << 28  # float32 logits that one forward may hold
+BATCH_TOKENS = {"cpu": 1024}
+"""Tokens that go through the model at once, over all devices' lanes; a platform that is not named takes the default."""
+DEFAULT_LANE_TOKENS = 8192
+AHEAD = 2
+"""Steps that are laid out and dispatched before the first of them is waited for."""
 
 Progress = Callable[[int, int], None]
 
 
 @dataclasses.dataclass(frozen=True)
-class Request:
-    """A context and the texts that may continue it; options are appended verbatim, no space added."""
+class Statistics:
+    """What a run of the scorer took. Tokens: `asked` without any sharing, one forward a request; `useful` when each
+    distinct one is fed once; `fed` with padding and repetitions. FLOPs are those of the useful tokens."""
 
-    context: str
-    options: tuple[str, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class TokenRequest:
-    """A request in token ids; the context begins with BOS where the model's policy has one."""
-
-    context: tuple[int, ...]
-    options: tuple[tuple[int, ...], ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class Score:
-    """The answer to a request, an entry an option: natural-log probability, tokens, whether greedy decoding says it."""
-
-    logprobs: np.ndarray
-    num_tokens: np.ndarray
-    is_greedy: np.ndarray
-
-
-@dataclasses.dataclass(frozen=True)
-class _Row:
-    """One request as a row: its context, then each option but its last token, branching off the context's end.
-
-    The token after place `slots[c]` is scored as `targets[c]` and belongs to option `owners[c]`.
-    """
-
-    request: int
-    tokens: tuple[int, ...]
-    positions: tuple[int, ...]
-    segments: tuple[int, ...]
-    slots: tuple[int, ...]
-    targets: tuple[int, ...]
-    owners: tuple[int, ...]
+    requests: int
+    options: int
+    asked_tokens: int
+    useful_tokens: int
+    fed_tokens: int
+    useful_flops: float
+    programs: int
+    compile_seconds: float
+    seconds: float
+    """Without compilation; nothing is counted twice where parts were done before."""
 
 
 def score(
-    model: LanguageModel, requests: Sequence[Request], *, batch_tokens: int = 4096, progress: Progress | None = None
+    model: LanguageModel,
+    requests: Sequence[Request],
+    *,
+    batch_tokens: int | None = None,
+    store: ScoreStore | None = None,
+    progress: Progress | None = None,
+    report: Callable[[Statistics], None] | None = None,
 ) -> list[Score]:
-    """Scores text requests with a model, in their order.
+    """Scores text requests with a model, in their order; arguments: see `score_tokens`.
 
     Raises UserError where an option is empty or adds no token, or where a request exceeds the model's length.
     """
-    return score_tokens(
-        model.decoder, [encode(model, request) for request in requests], model.mesh,
-        dtype=model.dtype, batch_tokens=batch_tokens, progress=progress,
+    encoded = encode_requests(model.tokenizer, requests)
+    return encoded.gather(
+        score_tokens(
+            model.decoder, encoded.requests, model.mesh,
+            dtype=model.dtype, batch_tokens=batch_tokens, store=store, progress=progress, report=report,
+        )
     )  # fmt: skip
-
-
-def encode(model: LanguageModel, request: Request) -> TokenRequest:
-    """Token ids of a request, context and options split as `Tokenizer.encode_pair` does."""
-    if not request.options:
-        raise UserError(f"the request {request.context[-40:]!r} has no options; give at least one")
-    pairs = [model.tokenizer.encode_pair(request.context, option) for option in request.options]
-    contexts = {tuple(context) for context, _ in pairs}
-    if len(contexts) != 1:
-        raise UserError(f"the context {request.context[-40:]!r} is tokenised differently before different options")
-    return TokenRequest(contexts.pop(), tuple(tuple(option) for _, option in pairs))
 
 
 def score_tokens(
@@ -96,115 +81,190 @@ def score_tokens(
     mesh: Mesh,
     *,
     dtype: np.dtype | type = np.float32,
-    batch_tokens: int = 4096,
+    batch_tokens: int | None = None,
+    store: ScoreStore | None = None,
     progress: Progress | None = None,
+    report: Callable[[Statistics], None] | None = None,
 ) -> list[Score]:
-    """Scores token requests in their order: encode -> sort long-first -> batch -> run -> restore order.
+    """Scores token requests in their order.
 
-    About `batch_tokens` tokens (padding included) go through one forward. `progress(done, total)` counts rows.
+    About `batch_tokens` tokens go through the model at once. With a `store`, parts that are done are written there, and
+    those that it has already are not done again: the result is the same to the bit. `progress(done, total)` counts
+    tokens, `report` is told at the end what it took. Raises UserError where a request cannot be scored.
     """
-    rows = _rows(requests, decoder.config.max_positions)
-    for row in rows:
-        check_tokens((*row.tokens, *row.targets), decoder.config.vocab_size)
-    answers = _blank(requests)
-    graph, state = nnx.split(decoder)
+    _check(requests, decoder.config)
+    if not requests:
+        return []
+    plan = make_plan(build_tree(requests), _layout(decoder.config, mesh, batch_tokens))
+    same_everywhere("scoring plan", plan.digest)
+    programs = compile_plan(decoder, plan, mesh, np.dtype(dtype))
+    started = time.perf_counter()
+    store = None if store is None else store.for_plan(plan.digest)
     with jax.set_mesh(mesh):
-        done = 0
-        for batch, shape in _batches(rows, decoder.config.vocab_size, batch_tokens, batch_shards(mesh)):
-            arrays = jax.device_put(_pad(batch, shape), sharding(mesh, "batch", None))
-            logprobs, greedy = jax.device_get(_score_rows(graph, state, *arrays, dtype=np.dtype(dtype)))
-            for row, row_logprobs, row_greedy in zip(batch, logprobs, greedy, strict=False):
-                _record(answers[row.request], row, row_logprobs, row_greedy)
-            done += len(batch)
-            if progress:
-                progress(done, len(rows))
-    assert not any(np.isnan(answer.logprobs).any() for answer in answers), "a request was left unanswered"
-    return answers
+        found = _run(plan, programs, store, progress)
+    scores = _in_order(requests, found)
+    if report:
+        report(_statistics(requests, decoder.config, plan, programs, time.perf_counter() - started))
+    return scores
 
 
-def _rows(requests: Sequence[TokenRequest], max_positions: int) -> list[_Row]:
-    """One row a request, longest first; the order is a function of the requests alone."""
+def _check(requests: Sequence[TokenRequest], config: DecoderConfig) -> None:
     for index, request in enumerate(requests):
         if not request.context:
             raise UserError("a context is empty and the model adds no BOS token; give at least one token of context")
         if not request.options or not all(request.options):
             raise UserError(f"request {index}: an option is empty; give every option at least one token")
-        longest = len(request.context) + max(len(option) for option in request.options) - 1
-        if longest > max_positions:
-            raise UserError(f"a request has {longest} tokens, but the model's limit is {max_positions}; shorten it")
-    rows = [_row(index, request) for index, request in enumerate(requests)]
-    return sorted(rows, key=lambda row: (-len(row.tokens), -len(row.slots), row.request))
+        longest = len(request.context) + max(map(len, request.options)) - 1
+        if longest > config.max_positions:
+            raise UserError(
+                f"a request has {longest} tokens, but the model's limit is {config.max_positions}; shorten it"
+            )
+        for tokens in (request.context, *request.options):
+            check_tokens(tokens, config.vocab_size)
 
 
-def _row(index: int, request: TokenRequest) -> _Row:
-    """Lays out a request; options [5 6 7] and [8] after context [1 2] give tokens 1 2 5 6 and slots 1 2 3 | 1."""
-    before = len(request.context)
-    tokens, positions, segments = list(request.context), list(range(before)), [1] * before
-    slots: list[int] = []
-    for number, option in enumerate(request.options):
-        start, fed = len(tokens), option[:-1]
-        slots += [before - 1, *range(start, start + len(fed))]
-        tokens += fed
-        positions += range(before, before + len(fed))
-        segments += [number + 2] * len(fed)
-    targets = tuple(token for option in request.options for token in option)
-    owners = tuple(number for number, option in enumerate(request.options) for _ in option)
-    return _Row(index, tuple(tokens), tuple(positions), tuple(segments), tuple(slots), targets, owners)
+def _layout(config: DecoderConfig, mesh: Mesh, batch_tokens: int | None) -> Layout:
+    """A lane a share of the batch axis."""
+    lanes, platform = batch_shards(mesh), mesh.devices.flat[0].platform
+    default = BATCH_TOKENS.get(platform, DEFAULT_LANE_TOKENS * lanes)
+    pair_cost = pair_flops(config) * config.num_layers / token_flops(config)
+    return Layout(lanes=lanes, step_tokens=max((batch_tokens or default) // lanes, 1), pair_cost=pair_cost)
 
 
-def _batches(
-    rows: Sequence[_Row], vocab_size: int, batch_tokens: int, shards: int
-) -> Iterator[tuple[Sequence[_Row], tuple[int, int, int]]]:
-    """Cuts sorted rows into batches and gives each its shape (rows, tokens, slots)."""
-    start = 0
-    while start < len(rows):
-        T = bucket(len(rows[start].tokens))
-        fits = -(-max(1, batch_tokens // T) // shards) * shards
-        slots = max(len(row.slots) for row in rows[start : start + fits])
-        C = slots if slots <= BUCKETS[0] else bucket(slots)
-        fits = min(fits, max(1, LOGITS_BYTES // (4 * vocab_size * C) // shards) * shards)
-        batch = rows[start : start + fits]
-        # a short last batch keeps the full shape: one program a bucket is worth a few padded rows
-        yield batch, (fits, T, C)
-        start += len(batch)
+def _run(plan: Plan, programs: Programs, store: ScoreStore | None, progress: Progress | None) -> list[Answers]:
+    """The answers of all parts and processes."""
+    devices, parts = _Devices(plan, programs), len(plan.parts)
+    done = np.zeros(parts, bool) if store is None else everywhere(store.finished(parts))
+    found, fed, total = [], 0, plan.fed_tokens
+    for part, pieces in enumerate(plan.parts):
+        answers = []
+        for piece in pieces:
+            fed += plan.tokens(plan.work[piece])
+            answers += devices.skip(plan.work[piece]) if done[part] else devices.take(plan.work[piece])
+            if progress:
+                progress(fed, total)
+        if done[part]:
+            continue
+        answers = _joined([*answers, *devices.finish()])
+        if store is None:
+            found.append(answers)
+        else:
+            store.write(part, answers)
+    if store is None:
+        return _gathered(_joined(found))
+    everywhere(np.ones(1, bool))  # every process has written its own
+    return [store.read(part) for part in range(parts)]
 
 
-def _pad(batch: Sequence[_Row], shape: tuple[int, int, int]) -> tuple[np.ndarray, ...]:
-    """Host arrays of a batch: tokens, positions and segments [B, T], slots and targets [B, C]."""
-    B, T, C = shape
-    tokens, positions, segments = (np.zeros((B, T), np.int32) for _ in range(3))
-    slots, targets = (np.zeros((B, C), np.int32) for _ in range(2))
-    for index, row in enumerate(batch):
-        length, scored = len(row.tokens), len(row.slots)
-        tokens[index, :length], positions[index, :length] = row.tokens, row.positions
-        segments[index, :length] = row.segments
-        slots[index, :scored], targets[index, :scored] = row.slots, row.targets
-    return tokens, positions, segments, slots, targets
+class _Devices:
+    """What runs on the devices: the prefixes that they hold, and the steps that were dispatched and not waited for."""
+
+    def __init__(self, plan: Plan, programs: Programs):
+        self.plan, self.programs = plan, programs
+        self.prefix = programs.start()
+        self.waiting: list[Prefill] = []
+        self.running: collections.deque[tuple[Filled, tuple[jax.Array, jax.Array]]] = collections.deque()
+        lanes = programs.mesh.devices.reshape(plan.layout.lanes, -1)[:, 0]
+        self.mine = np.array([device.process_index == process_index() for device in lanes])
+
+    def skip(self, piece: Prefill | Step) -> list[Answers]:
+        """Leaves out a piece that was done before; of prefixes, those that are needed later are computed then."""
+        if isinstance(piece, Prefill):
+            self.waiting.append(piece)
+        return []
+
+    def take(self, piece: Prefill | Step) -> list[Answers]:
+        """Starts a piece, and returns the answers of an earlier one as soon as enough others are under way."""
+        if isinstance(piece, Prefill):
+            self.waiting.append(piece)
+            return []
+        for prefill in needed_prefills(self.waiting):
+            self.prefix = self.programs.prefill(self.prefix, prefill_arrays(self.plan, prefill))
+        self.waiting.clear()
+        filled = fill(self.plan, piece)
+        arrays = (np.array(piece.depths, np.int32), filled.tokens, filled.positions, filled.reach)
+        scored = self.programs.step(piece.shape, self.prefix, (*arrays, filled.slots, filled.targets))
+        self.running.append((filled, scored))
+        return [self._answers(*self.running.popleft())] if len(self.running) > AHEAD else []
+
+    def finish(self) -> list[Answers]:
+        """Waits for what is under way."""
+        found = [self._answers(*each) for each in self.running]
+        self.running.clear()
+        return found
+
+    def _answers(self, filled: Filled, scored: tuple[jax.Array, jax.Array]) -> Answers:
+        """What this process' lanes have found."""
+        logprobs, greedy = (_on_host(each).reshape(-1) for each in scored)
+        lane_size = filled.targets[0].size
+        options, counts, tokens, best = [], [], [], []
+        start = 0
+        for numbers, end in zip(filled.options, filled.ends.tolist(), strict=True):
+            reads, start = filled.reads[start:end], end
+            if self.mine[reads[0] // lane_size]:
+                options += numbers
+                counts += [len(reads)] * len(numbers)
+                tokens += [logprobs[reads]] * len(numbers)
+                best += [bool(greedy[reads].all())] * len(numbers)
+        return Answers(
+            np.array(options, np.int64), np.array(counts, np.int32),
+            np.concatenate([np.zeros(0, np.float32), *tokens]), np.array(best, bool),
+        )  # fmt: skip
 
 
-@functools.partial(jax.jit, static_argnames=("graph", "dtype"))
-def _score_rows(
-    graph: nnx.GraphDef, state: nnx.State, *arrays: jax.Array, dtype: np.dtype
-) -> tuple[jax.Array, jax.Array]:
-    return target_logprobs(nnx.merge(graph, state), *arrays, dtype=dtype)
+def _on_host(value: jax.Array) -> np.ndarray:
+    """An array of which this process may hold a part: the rest is zero."""
+    if value.is_fully_addressable:
+        return np.asarray(value)
+    whole = np.zeros(value.shape, value.dtype)
+    for shard in value.addressable_shards:
+        whole[shard.index] = np.asarray(shard.data)
+    return whole
 
 
-def _blank(requests: Sequence[TokenRequest]) -> list[Score]:
-    """Answers to be filled in; NaN marks what has not been answered."""
-    return [
-        Score(
-            logprobs=np.full(len(request.options), np.nan),
-            num_tokens=np.array([len(option) for option in request.options]),
-            is_greedy=np.zeros(len(request.options), bool),
-        )
-        for request in requests
-    ]
+def _joined(found: Sequence[Answers]) -> Answers:
+    empty = Answers(np.zeros(0, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32), np.zeros(0, bool))
+    columns = [field.name for field in dataclasses.fields(Answers)]
+    return Answers(*(np.concatenate([getattr(each, name) for each in (empty, *found)]) for name in columns))
 
 
-def _record(answer: Score, row: _Row, logprobs: np.ndarray, greedy: np.ndarray) -> None:
-    """Sums a row's results, [C] each, into its request's answer."""
-    owners = np.array(row.owners)
-    for option in range(len(answer.logprobs)):
-        mine = np.flatnonzero(owners == option)
-        answer.logprobs[option] = logprobs[mine].sum(dtype=np.float64)
-        answer.is_greedy[option] = greedy[mine].all()
+def _gathered(mine: Answers) -> list[Answers]:
+    """The answers of all processes."""
+    columns = [gather(getattr(mine, field.name)) for field in dataclasses.fields(Answers)]
+    return [Answers(*each) for each in zip(*columns, strict=True)]
+
+
+def _in_order(requests: Sequence[TokenRequest], found: Sequence[Answers]) -> list[Score]:
+    """Scores in the order of the requests; asserts that every option was answered exactly once."""
+    answers = _joined(found)
+    order = np.argsort(answers.options, kind="stable")
+    ends = np.cumsum(answers.num_tokens)
+    expected = sum(len(request.options) for request in requests)
+    assert np.array_equal(answers.options[order], np.arange(expected)), "an option was not answered exactly once"
+    scores, at = [], 0
+    for request in requests:
+        mine = order[at : at + len(request.options)]
+        at += len(request.options)
+        tokens = tuple(answers.token_logprobs[ends[each] - answers.num_tokens[each] : ends[each]] for each in mine)
+        logprobs = np.array([each.sum(dtype=np.float64) for each in tokens])
+        scores.append(Score(logprobs, answers.num_tokens[mine].astype(np.int64), answers.is_greedy[mine], tokens))
+    return scores
+
+
+def _statistics(
+    requests: Sequence[TokenRequest], config: DecoderConfig, plan: Plan, programs: Programs, seconds: float
+) -> Statistics:
+    flops = token_flops(config) * plan.useful_tokens + head_flops(config) * plan.tree.scored()
+    return Statistics(
+        requests=len(requests),
+        options=sum(len(request.options) for request in requests),
+        asked_tokens=sum(
+            len(request.context) + sum(len(option) - 1 for option in request.options) for request in requests
+        ),
+        useful_tokens=plan.useful_tokens,
+        fed_tokens=plan.fed_tokens,
+        useful_flops=float(flops + attention_flops(config, plan.tree.pairs)),
+        programs=len(programs.steps) + len(programs.prefills),
+        compile_seconds=programs.compile_seconds,
+        seconds=seconds,
+    )

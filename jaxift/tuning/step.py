@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxift.config import TuneConfig
 from jaxift.models.decoder import Decoder
-from jaxift.models.readout import target_logprobs
+from jaxift.models.readout import at_slots, target_logprobs
 
 
 def response_loss(
@@ -28,9 +28,9 @@ def response_loss(
     remat: bool,
 ) -> Float[Array, ""]:
     """Mean cross-entropy of the weighted targets, in nats a token, normalised over the whole global batch."""
-    rows = (tokens_BT, positions_BT, segments_BT, slots_BC, targets_BC)
-    logprobs_BC, _ = target_logprobs(decoder, *rows, dtype=dtype, remat=remat)
-    return -jnp.sum(logprobs_BC * weights_BC) / jnp.sum(weights_BC)
+    hidden_BTD = decoder.hidden(tokens_BT, positions_BT, segments_BT, dtype=dtype, remat=remat)
+    logprobs_BC1, _ = target_logprobs(decoder, at_slots(hidden_BTD, slots_BC), targets_BC[..., None])
+    return -jnp.sum(logprobs_BC1[..., 0] * weights_BC) / jnp.sum(weights_BC)
 
 
 def learning_rates(config: TuneConfig, steps: int) -> np.ndarray:

@@ -35,12 +35,12 @@ def place_on(mesh, *arrays):
     return [jax.device_put(np.asarray(x), sharding(mesh, "batch", *[None] * (np.ndim(x) - 1))) for x in arrays]
 
 
-def sensitivity(model, tokens, place, *, segments=None, positions=None, parents=None):
+def sensitivity(model, tokens, place, *, segments=None, positions=None):
     """Norm of the gradient of one position's hidden state by the embedding of each token; tokens must differ."""
     graph, state = nnx.split(model.decoder)
     given = [
         np.asarray(x if x is not None else default, np.int32)[None]
-        for x, default in ((tokens, None), (positions, np.arange(T)), (segments, np.ones(T)), (parents, np.zeros(T)))
+        for x, default in ((tokens, None), (positions, np.arange(T)), (segments, np.ones(T)))
     ]
     direction = np.zeros((1, T, model.config.hidden_size), np.float32)
     direction[0, place] = np.random.default_rng(0).normal(size=model.config.hidden_size)
@@ -50,9 +50,9 @@ def sensitivity(model, tokens, place, *, segments=None, positions=None, parents=
 
 
 @functools.partial(jax.jit, static_argnames="graph")
-def projected_gradient(graph, state, tokens, positions, segments, parents, direction):
+def projected_gradient(graph, state, tokens, positions, segments, direction):
     def projected(state):
-        return jnp.sum(nnx.merge(graph, state).hidden(tokens, positions, segments, parents) * direction)
+        return jnp.sum(nnx.merge(graph, state).hidden(tokens, positions, segments) * direction)
 
     return jax.grad(projected)(state)
 
@@ -77,17 +77,6 @@ def test_segments_do_not_see_each_other(tiny_model):
     assert (found[5:9] > 1e-6).all()
     assert (found[:5] == 0).all()
     assert (found[9:] == 0).all()
-
-
-def test_branches_see_their_stem_and_not_each_other(tiny_model):
-    segments, positions = [1] * 4 + [2] * 3 + [3] * 3 + [0] * 2, [*range(4), *range(4, 7), *range(4, 7), 0, 0]
-    parents = [0] * 4 + [1] * 6 + [0] * 2
-    found = sensitivity(tiny_model, TOKENS, 9, segments=segments, positions=positions, parents=parents)
-    assert (found[[0, 1, 2, 3, 7, 8, 9]] > 1e-6).all()
-    assert (found[[4, 5, 6, 10, 11]] == 0).all()
-    stem = sensitivity(tiny_model, TOKENS, 3, segments=segments, positions=positions, parents=parents)
-    assert (stem[:4] > 1e-6).all()
-    assert (stem[4:] == 0).all()
 
 
 def test_packed_sequences_have_the_logits_of_separate_ones(tiny_model, all_logits):

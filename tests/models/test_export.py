@@ -3,13 +3,10 @@
 import json
 import math
 import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from launcher import run_processes
 from safetensors.numpy import load_file
 
 import jaxift
@@ -18,7 +15,6 @@ from jaxift.models import export as export_module
 from jaxift.models.export import hf_tensors, host_tensors
 from jaxift.models.files.safetensors_writer import HostTensor, plan_files, write_tensors
 
-ROOT = Path(__file__).resolve().parents[2]
 # every family, with the parameters that only some of them have: biases, fused tensors, remainder layers, norms after
 FAMILIES = {
     "llama": {},
@@ -261,16 +257,10 @@ def test_transformers_loads_an_export_as_what_it_was(make_torch, torch_logits, t
         assert again.config.model_type == "gemma3_text"
 
 
-# arguments: port, this process, model folder, where the result goes
+# arguments: model folder, where the result goes
 TWO = """
-import sys
-import jax
-port, index, source, out = sys.argv[1], int(sys.argv[2]), *sys.argv[3:]
-jax.config.update("jax_platforms", "cpu")
-jax.config.update("jax_num_cpu_devices", 4)
-jax.config.update("jax_cpu_collectives_implementation", "gloo")
-jax.distributed.initialize(f"127.0.0.1:{port}", 2, index)
 import jaxift
+source, out = sys.argv[1:]
 model = jaxift.load(source, jaxift.make_mesh(2, 2, 2))
 jaxift.export(model, out + "/hf", max_shard_bytes=9000)
 from jaxift.models.convert import convert
@@ -281,19 +271,7 @@ convert(source, out + "/orbax")
 @pytest.mark.slow
 def test_two_processes_write_what_one_would(make_folder, tmp_path):
     source = make_folder(tmp_path / "source", vocab_size=65, **FAMILIES["gpt_neox, fused"])
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-c", TWO, str(port), str(index), str(source), str(tmp_path)],
-            cwd=ROOT, stderr=subprocess.PIPE, text=True,
-        )
-        for index in range(2)
-    ]  # fmt: skip
-    for process in started:
-        _, errors = process.communicate(timeout=300)
-        assert process.returncode == 0, errors
+    run_processes(TWO, source, tmp_path, devices=4, timeout=300)
     assert_same_bits(tensors(tmp_path / "hf"), tensors(source))
     assert_same_bits(hf_tensors(jaxift.load(tmp_path / "orbax").decoder), tensors(source))
 

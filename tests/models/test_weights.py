@@ -5,11 +5,6 @@ import hashlib
 import itertools
 import json
 import math
-import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import fsspec
 import jax
@@ -21,6 +16,7 @@ from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from launcher import run_processes
 from safetensors.numpy import load_file, save_file
 
 import jaxift
@@ -36,7 +32,6 @@ from jaxift.models.files.shard_buffers import empty_shards
 from jaxift.models.files.shards import read_tensors
 from jaxift.models.weights import check_folder, load_decoder
 
-ROOT = Path(__file__).resolve().parents[2]
 SIZES = {
     "vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
     "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 64,
@@ -305,14 +300,9 @@ def test_heads_of_a_fused_tensor_are_read_where_they_are(meshes):
     assert [end - start for _, start, end in read] == [3 * 4 * 3 * 4] * 8
 
 
+# arguments: the folder, and `broken` where the second process cannot read all of it
 PROCESS = """
-import hashlib, json, sys
-import jax
-index, port, folder = int(sys.argv[1]), sys.argv[2], sys.argv[3]
-jax.config.update("jax_platforms", "cpu")
-jax.config.update("jax_num_cpu_devices", 4)
-jax.config.update("jax_cpu_collectives_implementation", "gloo")
-jax.distributed.initialize(f"127.0.0.1:{port}", 2, index)
+import hashlib, json
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -320,12 +310,12 @@ from jaxift.errors import UserError
 from jaxift.models.files import storage
 from jaxift.models.weights import check_folder, load_decoder
 from jaxift.parallel.mesh import make_mesh
-mesh, read = make_mesh(2, 2, 2), []
+mesh, read, folder = make_mesh(2, 2, 2), [], sys.argv[1]
 plain = storage.LocalStorage.fill
 def fill(self, name, start, out):
     if len(out) > 8 and self.chunk_bytes:
         read.append(len(out))
-    if len(sys.argv) > 4 and index == 1 and start > 50_000:
+    if len(sys.argv) > 2 and {index} == 1 and start > 50_000:
         raise UserError("the disk is gone")
     plain(self, name, start, out)
 storage.LocalStorage.fill = fill
@@ -344,21 +334,7 @@ print(json.dumps({"read": sum(read), "digest": total.hexdigest()}))
 
 def two_processes(folder, *more):
     """Loads a folder in two processes of four devices each; what each of them found."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-c", PROCESS, str(index), port, str(folder), *more],
-            env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )
-        for index in range(2)
-    ]  # fmt: skip
-    outputs = [process.communicate(timeout=300) for process in started]
-    assert [process.returncode for process in started] == [0, 0], outputs
-    # gloo writes into it too
-    return [json.JSONDecoder().raw_decode(out[out.index("{") :])[0] for out, _ in outputs]
+    return [json.loads(output[-1]) for output, _ in run_processes(PROCESS, folder, *more, devices=4, timeout=300)]
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """The scorer against a slow reference, and what must not change its answers."""
 
+import collections
 import dataclasses
 
 import numpy as np
@@ -9,8 +10,10 @@ from hypothesis import strategies as st
 
 import jaxift
 from jaxift.errors import UserError
-from jaxift.scoring import engine
-from jaxift.scoring.engine import Request, TokenRequest, encode, score, score_tokens
+from jaxift.models import prefix
+from jaxift.scoring import packing, programs
+from jaxift.scoring.engine import score, score_tokens
+from jaxift.scoring.requests import Request, TokenRequest, encode_requests
 
 TOLERANCE = 1e-5
 LETTERS = (" A", " B", " C", " D")
@@ -57,7 +60,7 @@ def reference(tiny_model, all_logits):
 
 def test_scores_are_those_of_a_slow_reference(tiny_model, answers, reference):
     for request, answer in zip(REQUESTS, answers, strict=True):
-        tokens = encode(tiny_model, request)
+        [tokens] = encode_requests(tiny_model.tokenizer, [request]).requests
         expected = [reference(tokens.context, option) for option in tokens.options]
         np.testing.assert_allclose(answer.logprobs, [logprob for logprob, _ in expected], rtol=0, atol=TOLERANCE)
         assert answer.is_greedy.tolist() == [greedy for _, greedy in expected]
@@ -65,7 +68,8 @@ def test_scores_are_those_of_a_slow_reference(tiny_model, answers, reference):
 
 
 def test_context_begins_with_bos_once(tiny_model):
-    assert encode(tiny_model, Request("w1", LETTERS)).context.count(1) == 1
+    [tokens] = encode_requests(tiny_model.tokenizer, [Request("w1", LETTERS)]).requests
+    assert tokens.context.count(1) == 1
 
 
 def test_letters_are_the_same_scored_as_option_texts_one_by_one(tiny_model, answers):
@@ -113,14 +117,15 @@ def test_order_and_batch_size_change_nothing(tiny_model, answers, order, batch_t
     same(found, [answers[index] for index in order])
 
 
-@pytest.mark.parametrize("buckets", [(64,), (13, 27, 64), tuple(range(1, 65))], ids=["one", "odd", "tight"])
-def test_padding_changes_nothing(buckets, tiny_model, answers, monkeypatch):
-    monkeypatch.setattr(engine, "BUCKETS", buckets)
+@pytest.mark.parametrize("lengths", [(64,), (13, 27, 64), tuple(range(1, 65))], ids=["one", "odd", "tight"])
+def test_row_lengths_change_nothing(lengths, tiny_model, answers, monkeypatch):
+    monkeypatch.setattr(packing, "ROW_LENGTHS", lengths)
     same(score(tiny_model, REQUESTS), answers)
 
 
 def test_fewer_logits_at_a_time_change_nothing(tiny_model, answers, monkeypatch):
-    monkeypatch.setattr(engine, "LOGITS_BYTES", 1)
+    monkeypatch.setattr(prefix, "LOGITS_BYTES", 1)
+    monkeypatch.setattr(programs, "_compiled", collections.OrderedDict())
     same(score(tiny_model, REQUESTS), answers)
 
 
@@ -152,12 +157,12 @@ def test_a_context_with_a_trailing_space_is_the_same_request(tiny_model):
     same(score(tiny_model, turned), score(tiny_model, REQUESTS), 0)
 
 
-def test_progress_counts_every_request_once(tiny_model):
+def test_progress_counts_tokens_up_to_all(tiny_model):
     seen = []
     score(tiny_model, REQUESTS, batch_tokens=64, progress=lambda done, total: seen.append((done, total)))
-    assert [total for _, total in seen] == [len(REQUESTS)] * len(seen)
+    assert len({total for _, total in seen}) == 1
     assert [done for done, _ in seen] == sorted({done for done, _ in seen})
-    assert seen[-1][0] == len(REQUESTS)
+    assert seen[-1][0] == seen[-1][1]
 
 
 def test_no_request_gives_no_answer(tiny_model):
@@ -193,11 +198,16 @@ def test_request_is_refused_in_one_line(name, tiny_model):
     assert expected in refusal(score, tiny_model, [REQUESTS[0], request])
 
 
-def test_empty_context_needs_a_bos_token(tiny_model, tiny_folder):
-    [answer] = score(tiny_model, [Request("", LETTERS)])
-    assert np.isfinite(answer.logprobs).all()
-    without = jaxift.load(tiny_folder, bos="never")
-    assert "a context is empty and the model adds no BOS token" in refusal(score, without, [Request("", LETTERS)])
+def test_empty_context_is_the_bos_token_or_else_that_of_an_end(tiny_model, tiny_folder):
+    for model, token in ((tiny_model, 1), (jaxift.load(tiny_folder, bos="never"), 1)):
+        [answer] = score(model, [Request("", LETTERS)])
+        [told] = score_tokens(model.decoder, [TokenRequest((token,), ((4,), (5,), (6,), (7,)))], model.mesh)
+        np.testing.assert_array_equal(answer.logprobs, told.logprobs)
+
+
+def test_tokens_without_context_are_refused(tiny_model):
+    request = TokenRequest((), ((5,),))
+    assert "a context is empty" in refusal(score_tokens, tiny_model.decoder, [request], tiny_model.mesh)
 
 
 @pytest.mark.parametrize(("context", "option"), [((1, 64), (5,)), ((1, 5), (64,)), ((1, -1), (5,))])

@@ -1,0 +1,34 @@
+"""How much arithmetic a forward pass is: counted from the shapes, since compilers count a loop's body once."""
+
+from collections.abc import Callable
+
+from jaxift.models.config import DecoderConfig
+
+
+def token_flops(config: DecoderConfig) -> int:
+    """Floating-point operations of one token in all layers' matrices, attention's products and the LM head left out."""
+    D, F, N, K, H = (
+        config.hidden_size,
+        config.intermediate_size,
+        config.num_heads,
+        config.num_kv_heads,
+        config.head_dim,
+    )
+    matrices = 2 * D * N * H + 2 * D * K * H + (3 if config.gated_mlp else 2) * D * F
+    return 2 * matrices * config.num_layers
+
+
+def pair_flops(config: DecoderConfig) -> int:
+    """Operations of one query and key in all heads of one layer: the score, and the value that it weighs."""
+    return 4 * config.num_heads * config.head_dim
+
+
+def attention_flops(config: DecoderConfig, pairs: Callable[[int | None], int]) -> int:
+    """Operations of attention in all layers, from the query-key pairs that a layer with such a window has."""
+    spans = [config.pattern[layer % len(config.pattern)] for layer in range(config.num_layers)]
+    return pair_flops(config) * sum(pairs(span.window) for span in spans)
+
+
+def head_flops(config: DecoderConfig) -> int:
+    """Operations of the LM head at one place."""
+    return 2 * config.hidden_size * config.vocab_size

@@ -1,0 +1,242 @@
+"""Attention behind a prefix that was computed before: its keys and values, and rows of branching texts that follow it.
+
+A *lane* is one entry of the batch axis; it holds one prefix, and its tokens are rows of equal length laid side by side.
+Shape letters as in the decoder, and P columns of the prefix, R rows of a lane, C slots, A targets of a slot.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxift.models.attention import NEGATIVE
+from jaxift.models.config import DecoderConfig, Span
+from jaxift.models.decoder import Decoder
+from jaxift.models.readout import at_slots, target_logprobs
+from jaxift.parallel.mesh import spec
+
+LARGE_BLOCK, SMALL_BLOCK = 256, 64
+"""Columns of a prefix that are attended to at a time: large blocks first, then what is left in small ones."""
+QUERY_BLOCK = 128
+LOGITS_BYTES = 1 << 26
+"""float32 logits of a lane that exist at a time."""
+
+KeyValues = tuple[Float[Array, "... B K P H"], Float[Array, "... B K P H"]]
+
+
+Prefix = tuple[list[KeyValues], list[KeyValues]]
+"""Keys and values of one prefix a lane, heads first: an entry a position of the attention pattern, [groups, B, K, P, H],
+and one a remainder layer, [B, K, P, H]."""
+
+
+def empty_prefix(config: DecoderConfig, lanes: int, columns: int, dtype: np.dtype | type) -> Prefix:
+    """Room for prefixes of up to `columns` tokens, laid out on the mesh in use."""
+
+    def zeros(*leading: int) -> KeyValues:
+        shape = (*leading, lanes, config.num_kv_heads, columns, config.head_dim)
+        layout = spec(*[None] * len(leading), "batch", "kv_heads", None, None)
+        return (jnp.zeros(shape, dtype, out_sharding=layout), jnp.zeros(shape, dtype, out_sharding=layout))
+
+    return [zeros(config.groups) for _ in config.pattern], [zeros() for _ in config.remainder]
+
+
+def prefill(
+    decoder: Decoder,
+    prefix: Prefix,
+    tokens_BT: Int[Array, "B T"],
+    positions_BT: Int[Array, "B T"],
+    reach_BT: Int[Array, "B T"],
+    *,
+    dtype: np.dtype | type,
+) -> Prefix:
+    """Computes the T columns that follow the first `positions_BT[:, 0]` of each prefix; see `score_rows`."""
+    used_B = positions_BT[:, 0]
+    attend = functools.partial(
+        _attend, decoder.config, positions_BT, reach_BT, used_B, tokens_BT.shape[1], remembers=True
+    )
+    return decoder.through(tokens_BT, positions_BT, attend, prefix, dtype=dtype)[1]
+
+
+def score_rows(
+    decoder: Decoder,
+    prefix: Prefix,
+    used_B: Int[Array, "B"],
+    tokens_BT: Int[Array, "B T"],
+    positions_BT: Int[Array, "B T"],
+    reach_BT: Int[Array, "B T"],
+    slots_BC: Int[Array, "B C"],
+    targets_BCA: Int[Array, "B C A"],
+    *,
+    length: int,
+    dtype: np.dtype | type,
+) -> tuple[Float[Array, "B C A"], Bool[Array, "B C A"]]:
+    """Natural-log probability of each target as the token after its slot, and whether it is the most likely one.
+
+    Each lane's T tokens are rows of `length`; a token sees the first `used_B` columns of its lane's prefix, itself, and
+    those before it in its row whose `reach_BT` (an offset in the row) lies behind it: a tree laid out depth first,
+    where a token's reach is the end of what branches off it. Reach 0 is padding. float32 logits exist for a few slots
+    at a time.
+    """
+    attend = functools.partial(_attend, decoder.config, positions_BT, reach_BT, used_B, length, remembers=False)
+    hidden_BTD, _ = decoder.through(tokens_BT, positions_BT, attend, prefix, dtype=dtype)
+    return _read_out(decoder, hidden_BTD, slots_BC, targets_BCA)
+
+
+def _read_out(
+    decoder: Decoder, hidden_BTD: Array, slots_BC: Array, targets_BCA: Array
+) -> tuple[Float[Array, "B C A"], Bool[Array, "B C A"]]:
+    """`target_logprobs` at slots, a few of them at a time."""
+    B, C, A = targets_BCA.shape
+    hidden_BCD = at_slots(hidden_BTD, slots_BC)
+    vocab = decoder.config.vocab_size + decoder.config.vocab_padding
+    together = max(1, min(C, LOGITS_BYTES // (4 * vocab)))
+    blocks = -(-C // together)
+    if blocks == 1:
+        return target_logprobs(decoder, hidden_BCD, targets_BCA)
+
+    def cut(x: Array) -> Array:
+        padded = jnp.pad(x, ((0, 0), (0, blocks * together - C), (0, 0)))
+        return padded.reshape(B, blocks, together, x.shape[-1]).swapaxes(0, 1)
+
+    found = jax.lax.map(lambda block: target_logprobs(decoder, *block), (cut(hidden_BCD), cut(targets_BCA)))
+    logprobs, greedy = (each.swapaxes(0, 1).reshape(B, blocks * together, A)[:, :C] for each in found)
+    return logprobs, greedy
+
+
+def _attend(
+    config: DecoderConfig,
+    positions_BT: Array,
+    reach_BT: Array,
+    used_B: Array,
+    length: int,
+    span: Span,
+    past: KeyValues,
+    group: Array | None,
+    q_BTNH: Array,
+    k_BTKH: Array,
+    v_BTKH: Array,
+    *,
+    remembers: bool,
+) -> tuple[Array, KeyValues]:
+    """Attention of one layer, each device for its own lanes and heads; with `remembers`, writes the new columns."""
+    rows, queries, keys = spec("batch", None), spec("batch", None, "heads", None), spec("batch", None, "kv_heads", None)
+    stack = spec("batch", "kv_heads", None, None) if group is None else spec(None, "batch", "kv_heads", None, None)
+
+    def local(
+        past: KeyValues, group: Array, used_B: Array, q: Array, k: Array, v: Array, positions: Array, reach: Array
+    ) -> tuple[Array, KeyValues]:
+        """One lane a device."""
+        q = (q.astype(jnp.float32) * config.attention_scale).astype(q.dtype)
+        q_NTH, k_KTH, v_KTH = (each[0].transpose(1, 0, 2) for each in (q, k, v))
+        if remembers:
+            past = tuple(_written(part, new, group, used_B[0]) for part, new in zip(past, (k_KTH, v_KTH), strict=True))
+        prefix = tuple(part[0] if part.ndim == 4 else _of_group(part, group) for part in past)
+        found = _attend_rows(q_NTH, k_KTH, v_KTH, positions[0], reach[0], length, config, span.window)
+        out_NTH = _attend_prefix(q_NTH, prefix, used_B[0], positions[0], found, config, span.window)
+        return out_NTH.transpose(1, 0, 2)[None].astype(q.dtype), past
+
+    layouts = ((stack, stack), spec(), spec("batch"), queries, keys, keys, rows, rows)
+    number = jnp.int32(0) if group is None else group
+    run = jax.shard_map(local, in_specs=layouts, out_specs=(queries, (stack, stack)))
+    return run(past, number, used_B, q_BTNH, k_BTKH, v_BTKH, positions_BT, reach_BT)
+
+
+def _of_group(stack: Array, group: Array) -> Array:
+    return jax.lax.dynamic_index_in_dim(stack, group, keepdims=False)[0]
+
+
+def _written(part: Array, new_KTH: Array, group: Array, start: Array) -> Array:
+    """The stack (or one layer's columns) with new columns from `start` on."""
+    if part.ndim == 4:
+        return jax.lax.dynamic_update_slice(part, new_KTH[None], (0, 0, start, 0))
+    return jax.lax.dynamic_update_slice(part, new_KTH[None, None], (group, 0, 0, start, 0))
+
+
+# what attention has gathered: sum of weighted values [K, M, H], largest score and sum of weights [K, M, 1]
+Gathered = tuple[Array, Array, Array]
+
+
+def _weigh(scores: Array, visible: Array | None, v: Array, config: DecoderConfig, largest: Array) -> Gathered:
+    """Weighs values [..., S, H] by scores [..., M, S], of which some or (None) all are visible."""
+    if config.attention_soft_cap is not None:
+        scores = config.attention_soft_cap * jnp.tanh(scores / config.attention_soft_cap)
+    if visible is not None:  # on CPU a maximum over what is masked on the way takes twice as long
+        scores = jnp.where(visible, scores, NEGATIVE)
+    largest = jnp.maximum(largest, scores.max(-1, keepdims=True))
+    weights = jnp.exp(scores - largest)
+    out = jnp.einsum("...ms,...sh->...mh", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
+    return out, largest, weights.sum(-1, keepdims=True)
+
+
+def _attend_rows(
+    q_NTH: Array,
+    k_KTH: Array,
+    v_KTH: Array,
+    positions_T: Array,
+    reach_T: Array,
+    length: int,
+    config: DecoderConfig,
+    window: int | None,
+) -> Gathered:
+    """Attention within rows; blocks of queries look at no column behind their last one."""
+    (N, T, H), K = q_NTH.shape, k_KTH.shape[0]
+    G, R = N // K, T // length
+    q = q_NTH.reshape(K, G, R, length, H).transpose(0, 2, 1, 3, 4)
+    k, v = (each.reshape(K, R, length, H) for each in (k_KTH, v_KTH))
+    positions, reach = positions_T.reshape(R, length), reach_T.reshape(R, length)
+    block = max(QUERY_BLOCK, length // 8)
+    found = []
+    for start in range(0, length, block):
+        end = min(start + block, length)
+        t, s = jnp.arange(start, end)[:, None], jnp.arange(end)
+        visible = (s <= t) & (t < reach[:, None, :end])
+        if window is not None:
+            visible &= positions[:, start:end, None] - positions[:, None, :end] < window
+        scores = jnp.einsum(
+            "KRGTH,KRSH->KRGTS", q[..., start:end, :], k[:, :, :end], preferred_element_type=jnp.float32
+        )
+        found.append(_weigh(scores, visible[None, :, None], v[:, :, None, :end], config, jnp.float32(NEGATIVE)))
+    parts = (jnp.concatenate(each, axis=3) for each in zip(*found, strict=True))
+    out, largest, total = (part.transpose(0, 2, 1, 3, 4).reshape(K, G * T, -1) for part in parts)
+    return out, largest, total
+
+
+def _attend_prefix(
+    q_NTH: Array,
+    prefix: tuple[Array, Array],
+    used: Array,
+    positions_T: Array,
+    found: Gathered,
+    config: DecoderConfig,
+    window: int | None,
+) -> Array:
+    """Adds attention to the prefix to what was found in the rows, block by block (log-sum-exp), and normalises."""
+    (N, T, H), (keys_KPH, values_KPH) = q_NTH.shape, prefix
+    K = keys_KPH.shape[0]
+    q = q_NTH.reshape(K, N // K * T, H)
+    queries = jnp.tile(positions_T, N // K)[:, None]
+
+    def add(size: int, index: Array, found: Gathered) -> Gathered:
+        out, largest, total = found
+        k, v = (jax.lax.dynamic_slice_in_dim(each, index * size, size, axis=1) for each in (keys_KPH, values_KPH))
+        columns = index * size + jnp.arange(size)
+        visible = None if size == LARGE_BLOCK else columns < used
+        if window is not None:
+            visible = (columns < used) & (queries - columns < window)
+        scores = jnp.einsum("KMH,KSH->KMS", q, k, preferred_element_type=jnp.float32)
+        more, higher, weight = _weigh(scores, visible, v, config, largest)
+        fade = jnp.exp(largest - higher)
+        return out * fade + more, higher, total * fade + weight
+
+    first = jnp.int32(0)
+    if window is not None:  # blocks that no token's window reaches are left out
+        first = jnp.minimum(jnp.maximum(positions_T.min() - window + 1, 0), used) // LARGE_BLOCK
+    large = used // LARGE_BLOCK
+    ratio = LARGE_BLOCK // SMALL_BLOCK
+    if keys_KPH.shape[1] >= LARGE_BLOCK:
+        found = jax.lax.fori_loop(first, large, functools.partial(add, LARGE_BLOCK), found)
+    found = jax.lax.fori_loop(large * ratio, -(-used // SMALL_BLOCK), functools.partial(add, SMALL_BLOCK), found)
+    out, _, total = found
+    return (out / total).reshape(N, T, H)
