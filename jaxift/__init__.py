@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from jaxift.models.sampling import Generation, generate
     from jaxift.models.weights import LanguageModel, load
     from jaxift.parallel.mesh import make_mesh
-    from jaxift.scoring.engine import Request, Score, score
+    from jaxift.scoring.engine import score
+    from jaxift.scoring.requests import Request, Score
     from jaxift.tuning.loop import Tuned, tune
 
 __all__ = [
@@ -27,8 +28,8 @@ __version__ = "0.1.0"
 _HOME = {
     "Generation": "jaxift.models.sampling",
     "LanguageModel": "jaxift.models.weights",
-    "Request": "jaxift.scoring.engine",
-    "Score": "jaxift.scoring.engine",
+    "Request": "jaxift.scoring.requests",
+    "Score": "jaxift.scoring.requests",
     "Tuned": "jaxift.tuning.loop",
     "UserError": "jaxift.errors",
     "export": "jaxift.models.export",

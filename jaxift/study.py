@@ -19,7 +19,7 @@ STAGES = ("probe", "build", "tune", "evaluate", "analyze", "report")
 # Analyze and report take what they find in the run directory: a part of a study, or a run copied from elsewhere.
 MODEL_STAGES = STAGES[:4]
 # Raised when a stage's numbers may change with the code alone; what was made before is stale then.
-STAGE_VERSIONS = {"probe": 2, "build": 1, "tune": 2, "evaluate": 2, "analyze": 1, "report": 1}
+STAGE_VERSIONS = {"probe": 3, "build": 1, "tune": 3, "evaluate": 3, "analyze": 1, "report": 1}
 
 Made = tuple[list[str], dict[str, Any]]
 Advance = Callable[[int, int], None]
@@ -164,7 +164,7 @@ class Study:
         key = self._key("probe", self._model_key, questions, settings, domain.words)
 
         def work(advance: Advance) -> Made:
-            return probe(self.config, self.run, domain, self.questions(domain.name), self.model, advance), {}
+            return probe(self.config, self.run, domain, self.questions(domain.name), self.model, key, advance), {}
 
         return Unit(f"probe/{domain.name}", key, work)
 
@@ -195,7 +195,8 @@ class Study:
         key = self._key("evaluate", tuned, self._questions_key(domain, TEST_SETS), self._read_out(), domain.words)
 
         def work(advance: Advance) -> Made:
-            return evaluate(self.config, self.run, cell, domain, self.questions(domain.name), self.model, advance), {}
+            questions = self.questions(cell.domain)
+            return evaluate(self.config, self.run, cell, domain, questions, self.model, key, advance), {}
 
         return Unit(f"cells/{cell.id}/evaluate", key, work)
 

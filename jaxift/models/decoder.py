@@ -72,8 +72,10 @@ class Decoder(nnx.Module):
         """
         masks = self._masks(lambda window: attention_mask(segments_BT, positions_BT, window))
 
-        def attend(span: Span, past: None, group: None, q_BTNH: Array, *keys: Array) -> tuple[Array, None]:
-            return self.attention(q_BTNH, *keys, masks[span.window]), past
+        def attend(
+            span: Span, past: None, group: None, q_BTNH: Array, k_BTKH: Array, v_BTKH: Array
+        ) -> tuple[Array, None]:
+            return self.attention(q_BTNH, k_BTKH, v_BTKH, masks[span.window]), past
 
         return self.through(tokens_BT, positions_BT, attend, None, dtype=dtype, remat=remat)[0]
 
@@ -130,8 +132,9 @@ class Decoder(nnx.Module):
             return nnx.merge(graph, state)(x_BTD, rotations[span.rope], functools.partial(attend, span, past, group))
 
         step = jax.checkpoint(layer, static_argnums=(0, 1)) if remat else layer
-        x_BTD, *past = self._through(step, self.embed(tokens_BT, dtype), *((None, None) if past is None else past))
-        return self.final_norm(x_BTD), tuple(past)
+        stacked, rest = (None, None) if past is None else past
+        x_BTD, stacked, rest = self._through(step, self.embed(tokens_BT, dtype), stacked, rest)
+        return self.final_norm(x_BTD), (stacked, rest)
 
     def attention(self, q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, mask_BTS: Array) -> Array:
         """Attention with the scale and soft cap of this model."""

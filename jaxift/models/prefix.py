@@ -27,8 +27,8 @@ KeyValues = tuple[Float[Array, "... B K P H"], Float[Array, "... B K P H"]]
 
 
 Prefix = tuple[list[KeyValues], list[KeyValues]]
-"""Keys and values of one prefix a lane, heads first: an entry a position of the attention pattern, [groups, B, K, P, H],
-and one a remainder layer, [B, K, P, H]."""
+"""Keys and values of one prefix a lane, heads first: an entry a position of the attention pattern,
+[groups, B, K, P, H], and one a remainder layer, [B, K, P, H]."""
 
 
 def empty_prefix(config: DecoderConfig, lanes: int, columns: int, dtype: np.dtype | type) -> Prefix:
@@ -131,8 +131,8 @@ def _attend(
         q = (q.astype(jnp.float32) * config.attention_scale).astype(q.dtype)
         q_NTH, k_KTH, v_KTH = (each[0].transpose(1, 0, 2) for each in (q, k, v))
         if remembers:
-            past = tuple(_written(part, new, group, used_B[0]) for part, new in zip(past, (k_KTH, v_KTH), strict=True))
-        prefix = tuple(part[0] if part.ndim == 4 else _of_group(part, group) for part in past)
+            past = _written(past[0], k_KTH, group, used_B[0]), _written(past[1], v_KTH, group, used_B[0])
+        prefix = _of_group(past[0], group), _of_group(past[1], group)
         found = _attend_rows(q_NTH, k_KTH, v_KTH, positions[0], reach[0], length, config, span.window)
         out_NTH = _attend_prefix(q_NTH, prefix, used_B[0], positions[0], found, config, span.window)
         return out_NTH.transpose(1, 0, 2)[None].astype(q.dtype), past
@@ -143,8 +143,9 @@ def _attend(
     return run(past, number, used_B, q_BTNH, k_BTKH, v_BTKH, positions_BT, reach_BT)
 
 
-def _of_group(stack: Array, group: Array) -> Array:
-    return jax.lax.dynamic_index_in_dim(stack, group, keepdims=False)[0]
+def _of_group(part: Array, group: Array) -> Array:
+    """One lane's columns of a stack's group, or of one layer's."""
+    return part[0] if part.ndim == 4 else jax.lax.dynamic_index_in_dim(part, group, keepdims=False)[0]
 
 
 def _written(part: Array, new_KTH: Array, group: Array, start: Array) -> Array:

@@ -10,7 +10,11 @@ from jaxift.config import ProbeConfig
 from jaxift.data.prompts import Template, continuations
 from jaxift.data.questions import Question, rotate
 from jaxift.models.weights import LanguageModel
-from jaxift.scoring.engine import Progress, Request, Score, score
+from jaxift.scoring.engine import Progress, score
+from jaxift.scoring.requests import Request, Score
+from jaxift.scoring.store import ScoreStore
+
+Prompt = Callable[[Question], str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,37 +43,94 @@ class Belief:
 def beliefs(
     model: LanguageModel,
     questions: Sequence[Question],
-    prompt: Callable[[Question], str],
+    prompt: Prompt | Sequence[Prompt],
     template: Template,
     probe: ProbeConfig,
     *,
-    rotations: bool = False,
+    rotations: bool | Sequence[bool] = False,
     batch_tokens: int | None = None,
+    store: ScoreStore | None = None,
     progress: Progress | None = None,
 ) -> list[Belief]:
-    """Scores each question's options after its prompt.
+    """Scores each question's options after its prompt; several prompts (draws of demonstrations) are averaged.
 
-    With `rotations`, each question is asked once a rotation of its options; the mean probability of an option over the
-    places that it took is its probability, so that a preference for a letter or place cancels out.
+    With `rotations` (one for all questions, or one each), a question is asked once a rotation of its options; the mean
+    probability of an option over the places that it took is its probability, so that a preference for a letter or place
+    cancels out. What the variants share is computed once.
     """
+    found = readings(
+        model, questions, prompt, template, probe,
+        rotations=rotations, batch_tokens=batch_tokens, store=store, progress=progress,
+    )  # fmt: skip
+    return [believe(reading) for reading in found]
+
+
+def readings(
+    model: LanguageModel,
+    questions: Sequence[Question],
+    prompt: Prompt | Sequence[Prompt],
+    template: Template,
+    probe: ProbeConfig,
+    *,
+    rotations: bool | Sequence[bool] = False,
+    batch_tokens: int | None = None,
+    store: ScoreStore | None = None,
+    progress: Progress | None = None,
+) -> list[np.ndarray]:
+    """Normalised log-likelihoods [prompts, rotations, places] of each question; arguments: see `beliefs`.
+
+    Entry [p, r, i] is that of place i under prompt p where the options are rotated by r.
+    """
+    prompts = [prompt] if callable(prompt) else list(prompt)
+    turned = [rotations] * len(questions) if isinstance(rotations, bool) else rotations
     asked = [
-        [rotate(question, shift) for shift in range(len(question.options) if rotations else 1)]
-        for question in questions
+        [rotate(question, shift) for _ in prompts for shift in range(len(question.options) if turns else 1)]
+        for question, turns in zip(questions, turned, strict=True)
     ]
-    flat = [variant for variants in asked for variant in variants]
-    requests = [Request(prompt(variant), continuations(template, variant, probe.formulation)) for variant in flat]
-    answers = iter(zip(flat, score(model, requests, batch_tokens=batch_tokens, progress=progress), strict=True))
-    return [_belief([next(answers) for _ in variants], probe) for variants in asked]
+    requests = [
+        Request(
+            prompts[number * len(prompts) // len(variants)](variant),
+            continuations(template, variant, probe.formulation),
+        )
+        for variants in asked
+        for number, variant in enumerate(variants)
+    ]
+    answers = iter(score(model, requests, batch_tokens=batch_tokens, store=store, progress=progress))
+    return [
+        np.stack(
+            [(answer := next(answers)).logprobs / _lengths(variant, answer, probe) for variant in variants]
+        ).reshape(len(prompts), -1, len(variants[0].options))
+        for variants in asked
+    ]
 
 
-def _belief(answers: Sequence[tuple[Question, Score]], probe: ProbeConfig) -> Belief:
-    """Joins the rotations of one question; answer number r is the question rotated by r."""
-    scores, probs = [], []
-    for shift, (question, answer) in enumerate(answers):
-        normalised = answer.logprobs / _lengths(question, answer, probe)
-        scores.append(np.roll(normalised, -shift))
-        probs.append(np.roll(softmax(normalised), -shift))
-    return Belief(np.mean(scores, axis=0), np.mean(probs, axis=0))
+def believe(reading: np.ndarray, prior: np.ndarray | None = None) -> Belief:
+    """What a reading [prompts, rotations, places] says of the options, averaged over prompts and rotations.
+
+    A `prior` over the places is divided out of each distribution first (Zheng et al. 2024, PriDe, equation 7).
+    """
+    scores = reading if prior is None else reading - np.log(prior)
+    probs = softmax(scores)
+    return Belief(
+        *(
+            np.mean([np.roll(each[:, r], -r, axis=-1) for r in range(each.shape[1])], axis=(0, 1))
+            for each in (scores, probs)
+        )
+    )
+
+
+def place_prior(found: Sequence[np.ndarray]) -> np.ndarray:
+    """How probable each place is whatever stands there, from readings with all rotations and equally many options.
+
+    The softmax of the mean log-probability over a question's rotations, averaged over questions (Zheng et al. 2024,
+    PriDe, equations 6 and 8); a few dozen questions are enough to correct the others, asked once each. Raises
+    ValueError where a reading lacks rotations or has another number of options.
+    """
+    shapes = {reading.shape[1:] for reading in found}
+    if len(shapes) != 1 or any(rotations != places for rotations, places in shapes):
+        raise ValueError(f"a place prior needs readings of all rotations and equally many options, not {shapes}")
+    means = [np.log(softmax(reading)).mean(axis=(0, 1)) for reading in found]
+    return np.mean([softmax(mean) for mean in means], axis=0)
 
 
 def _lengths(question: Question, answer: Score, probe: ProbeConfig) -> np.ndarray:
@@ -83,6 +144,6 @@ def _lengths(question: Question, answer: Score, probe: ProbeConfig) -> np.ndarra
 
 
 def softmax(scores: np.ndarray) -> np.ndarray:
-    """Probabilities over the options alone."""
-    weights = np.exp(scores - scores.max())
-    return weights / weights.sum()
+    """Probabilities over the last axis, the options alone."""
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    return weights / weights.sum(-1, keepdims=True)

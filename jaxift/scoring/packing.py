@@ -298,7 +298,7 @@ def _between(least: int, most: int, limit: int) -> list[int]:
 def _sample(portions: Sequence[Sequence[int]]) -> list[Sequence[int]]:
     """Portions, evenly chosen, that have about `SAMPLE` sizes together."""
     stride = max(1, sum(map(len, portions)) // SAMPLE)
-    return portions[::stride] if len(portions) > stride else [sizes[::stride] for sizes in portions]
+    return list(portions[::stride]) if len(portions) > stride else [sizes[::stride] for sizes in portions]
 
 
 def packed_cost(rows: Sequence[tuple[int, list[int]]], layout: Layout) -> float:

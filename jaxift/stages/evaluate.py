@@ -12,6 +12,7 @@ from jaxift.data.questions import Question
 from jaxift.models.weights import LanguageModel
 from jaxift.scoring.belief import beliefs
 from jaxift.scoring.engine import Progress
+from jaxift.scoring.store import ScoreStore
 from jaxift.tuning.checkpoint import restore_params
 
 
@@ -22,6 +23,7 @@ def evaluate(
     domain: DomainConfig,
     splits: Mapping[str, Sequence[Question]],
     base: LanguageModel,
+    key: str,
     progress: Progress | None = None,
 ) -> list[str]:
     """Writes cells/ID/scores/SET.parquet with the columns of `Belief.row`; returns the files.
@@ -34,17 +36,23 @@ def evaluate(
     style = config.probe.prompt
     files = [f"cells/{cell.id}/cell.json"]
     run.write_json(files[0], {"id": cell.id, **dataclasses.asdict(cell)})
+    asked = [(test_set, question) for test_set in TEST_SETS for question in splits[test_set]]
+    store = ScoreStore(run.path(f"cells/{cell.id}/scores/parts"), {"unit": key}, afresh=True)
+    found = beliefs(
+        model,
+        [question for _, question in asked],
+        lambda question: instruction_prompt(style, domain.words or domain.name, question),
+        STYLES[style].instruction,
+        config.probe,
+        batch_tokens=config.batch_tokens,
+        store=store,
+        progress=progress,
+    )
     for test_set in TEST_SETS:
-        questions = splits[test_set]
-        found = beliefs(
-            model,
-            questions,
-            lambda question: instruction_prompt(style, domain.words or domain.name, question),
-            STYLES[style].instruction,
-            config.probe,
-            batch_tokens=config.batch_tokens,
-            progress=progress,
-        )
         files.append(f"cells/{cell.id}/scores/{test_set}.parquet")
-        run.write_rows(files[-1], [belief.row(question) for question, belief in zip(questions, found, strict=True)])
+        rows = [
+            belief.row(question) for (split, question), belief in zip(asked, found, strict=True) if split == test_set
+        ]
+        run.write_rows(files[-1], rows)
+    store.remove()
     return files

@@ -154,12 +154,16 @@ def residual_streams(
     """
     mask_BTT = attention_mask(segments_BT, positions_BT, None)
     rotation = model.config.pattern[0].rope.rotation(positions_BT)
+
+    def attend(q_BTNH: jax.Array, k_BTNH: jax.Array, v_BTNH: jax.Array) -> tuple[jax.Array, None]:
+        return model.attention(q_BTNH, k_BTNH, v_BTNH, mask_BTT), None
+
     stream_BTD = model.embed(tokens_BT, jnp.float32)
     graph, stacked = nnx.split(model.layers[0])
     streams_BTD = []
     for index in range(LAYERS):
         layer = nnx.merge(graph, jax.tree.map(itemgetter(index), stacked))
-        stream_BTD, _ = layer(stream_BTD, rotation, mask_BTT)
+        stream_BTD, _ = layer(stream_BTD, rotation, attend)
         streams_BTD.append(stream_BTD)
     return streams_BTD
 

@@ -11,8 +11,8 @@ from jaxift.config import ProbeConfig
 from jaxift.data.prompts import STYLES
 from jaxift.data.questions import Question
 from jaxift.scoring import belief
-from jaxift.scoring.belief import Belief, beliefs, softmax
-from jaxift.scoring.engine import Score
+from jaxift.scoring.belief import Belief, believe, beliefs, place_prior, softmax
+from jaxift.scoring.requests import Score
 
 MCF = ProbeConfig(prompt="paper", formulation="mcf")
 TEMPLATE = STYLES["paper"].probe
@@ -29,7 +29,7 @@ def prompt(question):
 def fake_scorer(monkeypatch, logprob, num_tokens=lambda option: 1):
     """Replaces the scorer: `logprob(place, text)` of the option that stands at a place of the prompt."""
 
-    def fake(model, requests, *, batch_tokens, progress):
+    def fake(model, requests, *, batch_tokens, store, progress):
         answers = []
         for request in requests:
             texts = request.context.split("|")
@@ -161,3 +161,48 @@ def test_beliefs_do_not_change_questions(monkeypatch, tiny_model):
     before = dataclasses.replace(asked[0])
     beliefs(tiny_model, asked, prompt, TEMPLATE, MCF, rotations=True)
     assert asked == [before]
+
+
+def test_several_prompts_are_averaged_each_with_its_rotations(monkeypatch, tiny_model):
+    fake_scorer(monkeypatch, lambda place, text: content(text) if "x" not in text else 2 * content(text))
+    asked = [question(3)]
+    [plain], [other] = (
+        beliefs(tiny_model, asked, one, TEMPLATE, MCF, rotations=True) for one in (prompt, lambda q: prompt(marked(q)))
+    )
+    [both] = beliefs(tiny_model, asked, [prompt, lambda q: prompt(marked(q))], TEMPLATE, MCF, rotations=True)
+    np.testing.assert_allclose(both.probs, (plain.probs + other.probs) / 2, atol=1e-12)
+    assert not np.allclose(plain.probs, other.probs, atol=1e-3)
+
+
+def marked(question):
+    return dataclasses.replace(question, options=tuple(f"x{option}" for option in question.options))
+
+
+def test_some_questions_are_rotated_and_others_are_not(monkeypatch, tiny_model):
+    fake_scorer(monkeypatch, lambda place, text: content(text) - 2.0 * place)
+    asked = [question(4, number=0), question(4, number=1)]
+    turned, straight = beliefs(tiny_model, asked, prompt, TEMPLATE, MCF, rotations=[True, False])
+    [alone] = beliefs(tiny_model, asked[1:], prompt, TEMPLATE, MCF)
+    np.testing.assert_array_equal(straight.probs, alone.probs)
+    assert np.abs(turned.probs - straight.probs).max() > 0.05
+
+
+@given(prior=st.lists(st.floats(0.05, 1.0), min_size=4, max_size=4), seed=st.integers(0, 99))
+def test_a_place_prior_is_found_and_divided_out(prior, seed):
+    """Where place and content are independent, a few rotated questions give the prior, and others are set right."""
+    prior = np.array(prior) / sum(prior)
+    rng = np.random.default_rng(seed)
+    contents = rng.dirichlet(np.ones(4), size=6)
+
+    def reading(content, rotations):
+        return np.stack([np.log(prior * np.roll(content, shift)) for shift in range(rotations)])[None]
+
+    found = place_prior([reading(content, 4) for content in contents])
+    np.testing.assert_allclose(found, prior, atol=1e-9)
+    for content in contents:
+        np.testing.assert_allclose(believe(reading(content, 1), found).probs, content, atol=1e-9)
+
+
+def test_a_place_prior_needs_all_rotations():
+    with pytest.raises(ValueError, match="all rotations"):
+        place_prior([np.zeros((1, 1, 4))])
