@@ -20,6 +20,17 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
+Seam = Literal["lm-eval", "joint", "separate", "isolated"]
+"""How a context and what continues it become tokens.
+
+`lm-eval`: the context's trailing whitespace moves to the continuation, since tokenizers join a space to the next word;
+the context is tokenised alone, and the continuation is what the whole text has beyond that many tokens (as
+lm-evaluation-harness 0.4.13 does for decoder-only models). `joint`: the whole text is tokenised, nothing moved, and
+split after as many tokens as the context has alone. `separate`: each alone, the continuation as a text that follows
+another. `isolated`: the context alone, and of an answer letter the last token that it has as a text of its own (the
+release of Ren et al. 2024; with SentencePiece it can be another token than the one that follows `Answer:`).
+"""
+
 BASE = "BASE"  # the arm name of the untuned model, evaluated like every cell
 
 
@@ -104,6 +115,8 @@ class ModelConfig(Frozen):
     """Computation type of scoring and tuning; norms, softmax and loss stay float32, and so do the tuned weights."""
     bos: Literal["auto", "always", "never"] = "auto"
     """Begin with the BOS token: auto does what the tokenizer itself would."""
+    seam: Seam = "lm-eval"
+    """How a prompt and its answer become tokens; isolated reads letters as the paper's release does."""
 
 
 class MeshConfig(Frozen):

@@ -22,7 +22,7 @@ from rich.progress import (
 from rich.text import Text
 
 from jaxift.artifacts import digest, versions, writable_folder
-from jaxift.config import MeshConfig
+from jaxift.config import MeshConfig, Seam
 from jaxift.errors import UserError, printable
 
 if TYPE_CHECKING:  # what brings JAX or transformers is imported where it is used: a wrong flag need not wait for it
@@ -57,6 +57,8 @@ class ScoreFile:
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
     bos: Literal["auto", "always", "never"] = "auto"
     """Begin sequences with BOS: where the tokenizer would, always, never."""
+    seam: Seam = "lm-eval"
+    """How a context and an option become tokens; see docs/scoring.md."""
     tokens: tyro.conf.FlagCreatePairsOff[bool] = False
     """Also write token_logprobs: the log-probability of each token of an option."""
     shard: str = "1/1"
@@ -99,7 +101,7 @@ def main(verb: ScoreFile, console: Console) -> int:
         return 0
     mesh = _mesh(verb)
     store = _claimed(out, job, verb)
-    model = load(verb.model, mesh, verb.dtype, bos=verb.bos, max_positions=verb.max_positions)
+    model = load(verb.model, mesh, verb.dtype, bos=verb.bos, seam=verb.seam, max_positions=verb.max_positions)
     scores, took = _scored(model, job, store, verb, console)
 
     def finish() -> None:
@@ -123,7 +125,13 @@ def _prepared(verb: ScoreFile) -> "tuple[epath.Path, Job]":
     shard = _shard(verb.shard)
     out = _out_path(verb.out, shard)
     return out, prepare(
-        verb.requests, verb.model, dtype=verb.dtype, bos=verb.bos, max_positions=verb.max_positions, shard=shard
+        verb.requests,
+        verb.model,
+        dtype=verb.dtype,
+        bos=verb.bos,
+        seam=verb.seam,
+        max_positions=verb.max_positions,
+        shard=shard,
     )
 
 

@@ -95,6 +95,7 @@ class Study:
             configured_mesh(self.config.mesh),
             settings.dtype,
             bos=settings.bos,
+            seam=settings.seam,
             param_dtype="float32",
             max_positions=settings.max_positions,
         )
@@ -143,7 +144,7 @@ class Study:
 
         settings = self.config.model
         check_folder(settings.path, settings.max_positions)
-        return digest([fingerprint(settings.path), settings.dtype, settings.bos, settings.max_positions])
+        return digest([fingerprint(settings.path), settings.dtype, settings.bos, settings.seam, settings.max_positions])
 
     def _questions_key(self, domain: DomainConfig, splits: Sequence[str]) -> str:
         questions = self.questions(domain.name)

@@ -109,7 +109,7 @@ def test_what_is_done_is_left_and_what_is_other_is_not_replaced_unasked(
     for named, arguments in {
         "another --dtype;": (file, out, tiny_folder, "--dtype", "bfloat16"),
         "another --tokens;": (file, out, tiny_folder, "--tokens"),
-        "another tokenizer or --bos, token ids;": (file, out, tiny_folder, "--bos", "never"),
+        "another tokenizer, --bos or --seam, token ids;": (file, out, tiny_folder, "--bos", "never"),
         "another model;": (file, out, other_model),
         "another requests, token ids;": (requests(rows(COUNT, seed=1), "other.jsonl"), out, tiny_folder),
     }.items():

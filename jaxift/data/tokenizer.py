@@ -9,18 +9,9 @@ from typing import Any, Literal, get_args
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from jaxift.config import Seam
 from jaxift.errors import UserError
 
-Seam = Literal["lm-eval", "joint", "separate", "isolated"]
-"""How a context and what continues it become tokens.
-
-`lm-eval`: the context's trailing whitespace moves to the continuation, since tokenizers join a space to the next word;
-the context is tokenised alone, and the continuation is what the whole text has beyond that many tokens (as
-lm-evaluation-harness 0.4.13 does for decoder-only models). `joint`: the whole text is tokenised, nothing moved, and
-split after as many tokens as the context has alone. `separate`: each alone, the continuation as a text that follows
-another. `isolated`: the context alone, and of an answer letter the last token that it has as a text of its own (the
-release of Ren et al. 2024; with SentencePiece it can be another token than the one that follows `Answer:`).
-"""
 ANCHORS = ("\n", ".", "a")
 """Texts after which another is tokenised as following; the first that does not merge with it counts."""
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
+from jaxift.config import Seam
 from jaxift.data.tokenizer import Tokenizer
 from jaxift.errors import UserError
 from jaxift.models.config import DecoderConfig
@@ -57,14 +58,15 @@ def load(
     dtype: str = "float32",
     *,
     bos: str = "auto",
+    seam: Seam = "lm-eval",
     param_dtype: str | None = None,
     max_positions: int | None = None,
 ) -> LanguageModel:
     """Loads a model onto a mesh (default: one device) from a folder, the Hugging Face Hub or an object store.
 
     `path`: see `open_model`. `dtype` (`float32` or `bfloat16`) is what is computed in; weights are held in
-    `param_dtype`, by default the same. `bos`: see `Tokenizer.load`. `max_positions` shortens the length limit. Raises
-    UserError, collecting everything that is wrong with the weights.
+    `param_dtype`, by default the same. `bos` and `seam`: see `Tokenizer.load`. `max_positions` shortens the length
+    limit. Raises UserError, collecting everything that is wrong with the weights.
     """
     held = param_dtype or dtype
     unknown = [name for name in (dtype, held) if name not in DTYPES]
@@ -77,7 +79,7 @@ def load(
     config = dataclasses.replace(config, vocab_padding=-config.vocab_size % mesh.shape["tensor"])
     if not model.has_all_names:  # of a Hub model the weights are not here yet
         model = open_model(path)
-    tokenizer = Tokenizer.load(model.local, bos)
+    tokenizer = Tokenizer.load(model.local, bos, seam)
     decoder = load_decoder(model, config, mesh, jnp.dtype(held))
     return LanguageModel(decoder, tokenizer, mesh, jnp.dtype(dtype), model.local, fingerprint(model))
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxift.artifacts import digest
+from jaxift.config import Seam
 from jaxift.data.tokenizer import Tokenizer
 from jaxift.errors import UserError
 from jaxift.models.files.fingerprint import fingerprint
@@ -31,6 +32,7 @@ def prepare(
     *,
     dtype: str,
     bos: str = "auto",
+    seam: Seam = "lm-eval",
     max_positions: int | None = None,
     shard: tuple[int, int] = (1, 1),
 ) -> Job:
@@ -42,12 +44,12 @@ def prepare(
     if not asked.ids:
         raise UserError(f"--shard {shard[0]}/{shard[1]}: there are fewer requests than shards; give fewer shards")
     limit = check_folder(model, max_positions).max_positions
-    tokenizer = Tokenizer.load(open_model(model, weights=False).local, bos)
+    tokenizer = Tokenizer.load(open_model(model, weights=False).local, bos, seam)
     encoded = encode_requests(tokenizer, asked.requests)
     _check_lengths(requests, asked, encoded, limit)
     facts: Facts = {
         "model": fingerprint(model),
-        "tokenizer or --bos": digest(tokenizer.describe()),
+        "tokenizer, --bos or --seam": digest(tokenizer.describe()),
         "requests": asked.digest(),
         "token ids": digest_tokens(encoded.requests),
         "--dtype": dtype,

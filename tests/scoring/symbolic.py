@@ -8,31 +8,38 @@ import itertools
 
 from hypothesis import strategies as st
 
-from jaxift.scoring.packing import Layout
 from jaxift.scoring.requests import TokenRequest
 
-TOKEN = st.integers(0, 2)  # few, so that texts meet and part; 0 is what padding holds, too
 EMPTY = hash(("empty column",))
+# few tokens, so that texts meet and part; 0 is what padding holds, too
+TEXT = [st.binary(min_size=1, max_size=most).map(lambda drawn: tuple(byte % 3 for byte in drawn)) for most in (4, 14)]
 
 
 @st.composite
-def requests(draw, most=12):
-    """Requests whose contexts are made of a few pieces, so that they share stems, repeat and begin with each other."""
-    pieces = draw(st.lists(st.lists(TOKEN, min_size=1, max_size=14).map(tuple), min_size=1, max_size=4))
+def pairs(draw, most=12):
+    """Contexts and their options. Contexts are a few pieces in a row: they share stems, repeat, begin with each other."""
+    pieces = draw(st.lists(TEXT[1], min_size=1, max_size=4))
     context = st.lists(st.sampled_from(pieces), min_size=1, max_size=4).map(lambda parts: sum(parts, ()))
-    options = st.lists(st.lists(TOKEN, min_size=1, max_size=4).map(tuple), min_size=1, max_size=4).map(tuple)
-    return draw(st.lists(st.builds(TokenRequest, context, options), min_size=1, max_size=most))
+    options = st.lists(TEXT[0], min_size=1, max_size=4).map(tuple)
+    return draw(st.lists(st.tuples(context, options), min_size=1, max_size=most))
 
 
-LAYOUTS = st.builds(
-    Layout,
-    lanes=st.integers(1, 4),
-    step_tokens=st.sampled_from([1, 16, 64]),
-    pair_cost=st.sampled_from([0.0, 1 / 3000, 0.02]),
-    item_limit=st.sampled_from([1, 6, 20, 1024]),
-    row_lengths=st.integers(1, 3),
-    prefill_lengths=st.sampled_from([(8, 4), (5, 3), (512, 128)]),
-    part_steps=st.integers(1, 3),
+def token_requests(drawn):
+    """Requests of `pairs`."""
+    return [TokenRequest(*each) for each in drawn]
+
+
+# fields of a Layout
+LAYOUTS = st.fixed_dictionaries(
+    {
+        "lanes": st.integers(1, 4),
+        "step_tokens": st.sampled_from([1, 16, 64]),
+        "pair_cost": st.sampled_from([0.0, 1 / 3000, 0.02]),
+        "item_limit": st.sampled_from([1, 6, 20, 1024]),
+        "row_lengths": st.integers(1, 3),
+        "prefill_lengths": st.sampled_from([(8, 4), (5, 3), (512, 128)]),
+        "part_steps": st.integers(1, 3),
+    }
 )
 OVERHEADS = st.sampled_from([0, 3, 256])
 """Values of tree.CUT_OVERHEAD: at its own, no text that is this short would become a prefix."""
