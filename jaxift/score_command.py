@@ -85,6 +85,7 @@ KINDS = {"score": ScoreFile}
 
 def main(verb: ScoreFile, console: Console) -> int:
     """Scores a file of requests and returns the exit code."""
+    from jaxift.models.checksum import checksum
     from jaxift.models.weights import load
     from jaxift.parallel import hosts
     from jaxift.scoring.rows import write_scores
@@ -96,12 +97,16 @@ def main(verb: ScoreFile, console: Console) -> int:
     out, job = hosts.on_every_process(lambda: _prepared(verb))
     hosts.same_everywhere("model, requests and settings", digest([job.facts, _cut(verb)]))
     said = {**job.facts, "--tokens": int(verb.tokens)}
+    _is_done(out, said, verb.overwrite)  # what can be refused is refused before the weights are loaded
+    mesh = _mesh(verb)
+    _claimed(out, job.facts, verb)
+    model = load(verb.model, mesh, verb.dtype, bos=verb.bos, seam=verb.seam, max_positions=verb.max_positions)
+    weights = {"weights": checksum(model.decoder)}
+    said, store = {**said, **weights}, _claimed(out, {**job.facts, **weights}, verb)
     if _is_done(out, said, verb.overwrite):
+        hosts.on_first_process(store.remove)
         _say(console, f"{out}: {len(job.asked.ids)} requests done before")
         return 0
-    mesh = _mesh(verb)
-    store = _claimed(out, job, verb)
-    model = load(verb.model, mesh, verb.dtype, bos=verb.bos, seam=verb.seam, max_positions=verb.max_positions)
     scores, took = _scored(model, job, store, verb, console)
 
     def finish() -> None:
@@ -109,7 +114,7 @@ def main(verb: ScoreFile, console: Console) -> int:
         write_scores(out, job.asked.ids, job.asked.requests, scores, facts=said, record=record, with_tokens=verb.tokens)
         store.remove()
 
-    hosts.barrier("all parts read")  # by every process, before the first one removes them
+    hosts.barrier("all parts read", hosts.WORK_TIMEOUT)  # by every process, before the first one removes them
     hosts.on_first_process(finish)
     options, seconds = sum(len(score.num_tokens) for score in scores), time.monotonic() - started
     _say(console, f"{out}: {len(scores):,} requests, {options:,} options in {seconds:.1f} s; {took}")
@@ -123,7 +128,7 @@ def _prepared(verb: ScoreFile) -> "tuple[epath.Path, Job]":
     if verb.batch_tokens is not None and verb.batch_tokens < 1:
         raise UserError(f"--batch-tokens {verb.batch_tokens}: give a number from 1")
     shard = _shard(verb.shard)
-    out = _out_path(verb.out, shard)
+    out = _out_path(verb.out, verb.requests, shard)
     return out, prepare(
         verb.requests,
         verb.model,
@@ -143,13 +148,15 @@ def _shard(text: str) -> tuple[int, int]:
     return number, shards
 
 
-def _out_path(text: str, shard: tuple[int, int]) -> "epath.Path":
+def _out_path(text: str, requests: str, shard: tuple[int, int]) -> "epath.Path":
     """Where the rows go: into a file of its own for each shard."""
     from etils import epath
 
     path = epath.Path(text)
     if path.is_dir():
         raise UserError(f"-o {text}: is a folder; give a file")
+    if path.exists() and epath.Path(requests).exists() and path.resolve() == epath.Path(requests).resolve():
+        raise UserError(f"-o {text}: is the file of requests; give another one")
     number, shards = shard
     return path if shards == 1 else path.parent / f"{path.stem}-{number:05d}-of-{shards:05d}{path.suffix}"
 
@@ -159,6 +166,7 @@ def _cut(verb: ScoreFile) -> dict[str, str | int | None]:
     return {
         "--mesh": "x".join(str(size) for size in verb.mesh.model_dump().values()),
         "--batch-tokens": verb.batch_tokens,
+        "versions": digest(versions()),
     }
 
 
@@ -179,15 +187,13 @@ def _is_done(out: "epath.Path", facts: "Facts", overwrite: bool) -> bool:
     return True
 
 
-def _claimed(out: "epath.Path", job: "Job", verb: ScoreFile) -> "ScoreStore":
+def _claimed(out: "epath.Path", facts: "Facts", verb: ScoreFile) -> "ScoreStore":
     """The folder of parts beside `out`; refused where it holds another run's, or is not the same for all processes."""
     from jaxift.parallel import hosts
     from jaxift.scoring.store import ScoreStore
 
     folder = out.parent / f"{out.name}.parts"
-    store = ScoreStore(
-        folder, {**job.facts, **_cut(verb)}, hosts.process_index(), hosts.process_count(), verb.overwrite
-    )
+    store = ScoreStore(folder, {**facts, **_cut(verb)}, hosts.process_index(), hosts.process_count(), verb.overwrite)
     hosts.on_first_process(lambda: _claim(store, verb))
     if store.processes > 1 and not hosts.everywhere(np.array([folder.is_dir()])).all():
         raise UserError(f"{folder}: is not seen by every process; give an -o on a path that all share")
@@ -272,7 +278,8 @@ def _scored(
 
 
 def _told(took: "Statistics") -> str:
-    useful, speed = took.useful_tokens / took.fed_tokens, took.fed_tokens / max(took.seconds, 1e-9)
+    useful = took.useful_tokens / took.fed_tokens
+    speed = (took.fed_tokens - took.resumed_tokens) / max(took.seconds, 1e-9)
     return (
         f"{took.asked_tokens:,} tokens asked, {took.fed_tokens:,} fed ({useful:.0%} useful), {speed:,.0f} a second; "
         f"{took.programs} programs compiled in {took.compile_seconds:.1f} s"

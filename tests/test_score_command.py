@@ -14,6 +14,7 @@ import jax
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import safetensors.numpy
 from launcher import run_processes
 
 import jaxift
@@ -124,6 +125,26 @@ def test_what_is_done_is_left_and_what_is_other_is_not_replaced_unasked(
     assert out.read_text() == "notes"
     run(capsys, file, out, tiny_folder, "--overwrite")
     assert out.read_bytes() == before[0]
+
+
+def test_a_change_inside_of_a_weight_is_another_model(capsys, requests, make_folder, tmp_path):
+    """The quick fingerprint of a model looks at both ends of its tensors alone."""
+    folder = make_folder(tmp_path / "model", intermediate_size=512)
+    file, out = requests(), tmp_path / "out.parquet"
+    run(capsys, file, out, folder)
+    weights = folder / "model.safetensors"
+    tensors = safetensors.numpy.load_file(weights)
+    name = "model.layers.1.mlp.up_proj.weight"
+    tensors[name].reshape(-1)[8000] += 1
+    safetensors.numpy.save_file(tensors, weights, metadata={"format": "pt"})
+    assert "another weights;" in run(capsys, file, out, folder, code=2)
+
+
+def test_the_file_of_requests_is_not_overwritten(capsys, requests, tiny_folder):
+    file = requests()
+    before = file.read_bytes()
+    assert "is the file of requests" in run(capsys, file, file, tiny_folder, "--overwrite", code=2)
+    assert file.read_bytes() == before
 
 
 @pytest.fixture

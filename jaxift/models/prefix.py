@@ -20,6 +20,8 @@ from jaxift.parallel.mesh import spec
 LARGE_BLOCK, SMALL_BLOCK = 256, 64
 """Columns of a prefix that are attended to at a time: large blocks first, then what is left in small ones."""
 QUERY_BLOCK = 128
+LONG_ROW = 1024
+"""Longer rows, which must be multiples of LARGE_BLOCK, are attended to block by block: memory grows with the blocks."""
 LOGITS_BYTES = 1 << 26
 """float32 logits of a lane that exist at a time."""
 
@@ -171,6 +173,14 @@ def _weigh(scores: Array, visible: Array | None, v: Array, config: DecoderConfig
     return out, largest, weights.sum(-1, keepdims=True)
 
 
+def _merged(found: Gathered, scores: Array, visible: Array | None, v: Array, config: DecoderConfig) -> Gathered:
+    """What was found, and more keys with their values."""
+    out, largest, total = found
+    more, higher, weight = _weigh(scores, visible, v, config, largest)
+    fade = jnp.exp(largest - higher)
+    return out * fade + more, higher, total * fade + weight
+
+
 def _attend_rows(
     q_NTH: Array,
     k_KTH: Array,
@@ -187,10 +197,13 @@ def _attend_rows(
     q = q_NTH.reshape(K, G, R, length, H).transpose(0, 2, 1, 3, 4)
     k, v = (each.reshape(K, R, length, H) for each in (k_KTH, v_KTH))
     positions, reach = positions_T.reshape(R, length), reach_T.reshape(R, length)
-    block = max(QUERY_BLOCK, length // 8)
+    if length > LONG_ROW:
+        parts = _attend_long_rows(q, k, v, positions, reach, config, window)
+        out, largest, total = (part.transpose(0, 2, 1, 3, 4).reshape(K, G * T, -1) for part in parts)
+        return out, largest, total
     found = []
-    for start in range(0, length, block):
-        end = min(start + block, length)
+    for start in range(0, length, QUERY_BLOCK):
+        end = min(start + QUERY_BLOCK, length)
         t, s = jnp.arange(start, end)[:, None], jnp.arange(end)
         visible = (s <= t) & (t < reach[:, None, :end])
         if window is not None:
@@ -201,6 +214,36 @@ def _attend_rows(
         found.append(_weigh(scores, visible[None, :, None], v[:, :, None, :end], config, jnp.float32(NEGATIVE)))
     parts = (jnp.concatenate(each, axis=3) for each in zip(*found, strict=True))
     out, largest, total = (part.transpose(0, 2, 1, 3, 4).reshape(K, G * T, -1) for part in parts)
+    return out, largest, total
+
+
+def _attend_long_rows(
+    q: Array, k: Array, v: Array, positions: Array, reach: Array, config: DecoderConfig, window: int | None
+) -> Gathered:
+    """Attention within rows of [K, R, G, T, H] queries and [K, R, T, H] keys, a block of each at a time."""
+
+    def cut(x: Array, start: Array, axis: int) -> Array:
+        return jax.lax.dynamic_slice_in_dim(x, start, LARGE_BLOCK, axis)
+
+    def queries(start: Array) -> Gathered:
+        q_block = cut(q, start, 3)
+        t = start + jnp.arange(LARGE_BLOCK)[:, None]
+
+        def add(index: Array, found: Gathered) -> Gathered:
+            at = index * LARGE_BLOCK
+            s = at + jnp.arange(LARGE_BLOCK)
+            visible = (s <= t) & (t < cut(reach, at, 1)[:, None])
+            if window is not None:
+                visible &= cut(positions, start, 1)[:, :, None] - cut(positions, at, 1)[:, None] < window
+            scores = jnp.einsum("KRGTH,KRSH->KRGTS", q_block, cut(k, at, 2), preferred_element_type=jnp.float32)
+            return _merged(found, scores, visible[None, :, None], cut(v, at, 2)[:, :, None], config)
+
+        nothing = q_block.astype(jnp.float32) * 0
+        found = nothing, nothing[..., :1] + NEGATIVE, nothing[..., :1]
+        return jax.lax.fori_loop(0, start // LARGE_BLOCK + 1, add, found)
+
+    found = jax.lax.map(queries, jnp.arange(0, q.shape[3], LARGE_BLOCK))
+    out, largest, total = (jnp.moveaxis(part, 0, 3).reshape(*q.shape[:4], part.shape[-1]) for part in found)
     return out, largest, total
 
 
@@ -220,16 +263,13 @@ def _attend_prefix(
     queries = jnp.tile(positions_T, N // K)[:, None]
 
     def add(size: int, index: Array, found: Gathered) -> Gathered:
-        out, largest, total = found
         k, v = (jax.lax.dynamic_slice_in_dim(each, index * size, size, axis=1) for each in (keys_KPH, values_KPH))
         columns = index * size + jnp.arange(size)
         visible = None if size == LARGE_BLOCK else columns < used
         if window is not None:
             visible = (columns < used) & (queries - columns < window)
         scores = jnp.einsum("KMH,KSH->KMS", q, k, preferred_element_type=jnp.float32)
-        more, higher, weight = _weigh(scores, visible, v, config, largest)
-        fade = jnp.exp(largest - higher)
-        return out * fade + more, higher, total * fade + weight
+        return _merged(found, scores, visible, v, config)
 
     first = jnp.int32(0)
     if window is not None:  # blocks that no token's window reaches are left out

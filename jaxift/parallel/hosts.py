@@ -156,12 +156,14 @@ def everywhere(flags: np.ndarray, timeout: float = TIMEOUT) -> np.ndarray:
     return np.logical_and.reduce(rows).reshape(flags.shape)
 
 
-def gather(array: np.ndarray) -> list[np.ndarray]:
+def gather(array: np.ndarray, timeout: float = TIMEOUT) -> list[np.ndarray]:
     """Every process' array, in the order of processes; first dimensions and all others may differ, the type may not."""
     array = np.ascontiguousarray(array)
     if process_count() == 1:
         return [array]
-    told = [json.loads(each) for each in exchange("gather", json.dumps([array.dtype.str, *array.shape]).encode())]
+    told = [
+        json.loads(each) for each in exchange("gather", json.dumps([array.dtype.str, *array.shape]).encode(), timeout)
+    ]
     assert all(dtype == array.dtype.str for dtype, *_ in told), f"processes gather different types: {told}"
     sizes = [math.prod(shape) * array.itemsize for _, *shape in told]
     # as bytes: JAX would make 32 bits of 64

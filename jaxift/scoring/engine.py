@@ -19,7 +19,7 @@ from jaxift.models.config import DecoderConfig
 from jaxift.models.decoder import Decoder
 from jaxift.models.flops import attention_flops, head_flops, pair_flops, token_flops
 from jaxift.models.weights import LanguageModel
-from jaxift.parallel.hosts import everywhere, gather, process_index, same_everywhere
+from jaxift.parallel.hosts import WORK_TIMEOUT, everywhere, gather, process_index, same_everywhere
 from jaxift.parallel.mesh import batch_shards
 from jaxift.scoring.packing import Filled, Layout, Plan, Prefill, Step, fill, make_plan, needed_prefills, prefill_arrays
 from jaxift.scoring.programs import Programs, compile_plan
@@ -46,11 +46,13 @@ class Statistics:
     asked_tokens: int
     useful_tokens: int
     fed_tokens: int
+    resumed_tokens: int
+    """Those of them that an earlier run had fed."""
     useful_flops: float
     programs: int
     compile_seconds: float
     seconds: float
-    """Without compilation; nothing is counted twice where parts were done before."""
+    """Of this run, without compilation."""
 
 
 def score(
@@ -96,28 +98,28 @@ def score_tokens(
     if not requests:
         return []
     plan = make_plan(build_tree(requests), _layout(decoder.config, mesh, batch_tokens))
-    same_everywhere("scoring plan", plan.digest)
+    same_everywhere("scoring plan", plan.digest, WORK_TIMEOUT)
+    store = None if store is None else store.for_plan(plan.digest)
     programs = compile_plan(decoder, plan, mesh, np.dtype(dtype))
     started = time.perf_counter()
-    store = None if store is None else store.for_plan(plan.digest)
     with jax.set_mesh(mesh):
-        found = _run(plan, programs, store, progress)
+        found, resumed = _run(plan, programs, store, progress)
     scores = _in_order(requests, found)
     if report:
-        report(_statistics(requests, decoder.config, plan, programs, time.perf_counter() - started))
+        report(_statistics(requests, decoder.config, plan, programs, resumed, time.perf_counter() - started))
     return scores
 
 
 def _check(requests: Sequence[TokenRequest], config: DecoderConfig) -> None:
     for index, request in enumerate(requests):
         if not request.context:
-            raise UserError("a context is empty and the model adds no BOS token; give at least one token of context")
+            raise UserError(f"request {index}: the context is empty; give it at least one token")
         if not request.options or not all(request.options):
             raise UserError(f"request {index}: an option is empty; give every option at least one token")
         longest = len(request.context) + max(map(len, request.options)) - 1
         if longest > config.max_positions:
             raise UserError(
-                f"a request has {longest} tokens, but the model's limit is {config.max_positions}; shorten it"
+                f"request {index} has {longest} tokens, but the model's limit is {config.max_positions}; shorten it"
             )
         for tokens in (request.context, *request.options):
             check_tokens(tokens, config.vocab_size)
@@ -131,11 +133,13 @@ def _layout(config: DecoderConfig, mesh: Mesh, batch_tokens: int | None) -> Layo
     return Layout(lanes=lanes, step_tokens=max((batch_tokens or default) // lanes, 1), pair_cost=pair_cost)
 
 
-def _run(plan: Plan, programs: Programs, store: ScoreStore | None, progress: Progress | None) -> list[Answers]:
-    """The answers of all parts and processes."""
+def _run(
+    plan: Plan, programs: Programs, store: ScoreStore | None, progress: Progress | None
+) -> tuple[list[Answers], int]:
+    """The answers of all parts and processes, and the tokens of parts that were done before."""
     devices, parts = _Devices(plan, programs), len(plan.parts)
     done = np.zeros(parts, bool) if store is None else everywhere(store.finished(parts))
-    found, fed, total = [], 0, plan.fed_tokens
+    found, fed, resumed, total = [], 0, 0, plan.fed_tokens
     for part, pieces in enumerate(plan.parts):
         answers = []
         for piece in pieces:
@@ -144,6 +148,7 @@ def _run(plan: Plan, programs: Programs, store: ScoreStore | None, progress: Pro
             if progress:
                 progress(fed, total)
         if done[part]:
+            resumed += sum(plan.tokens(plan.work[piece]) for piece in pieces)
             continue
         answers = _joined([*answers, *devices.finish()])
         if store is None:
@@ -151,9 +156,9 @@ def _run(plan: Plan, programs: Programs, store: ScoreStore | None, progress: Pro
         else:
             store.write(part, answers)
     if store is None:
-        return _gathered(_joined(found))
-    everywhere(np.ones(1, bool))  # every process has written its own
-    return [store.read(part) for part in range(parts)]
+        return _gathered(_joined(found)), 0
+    everywhere(np.ones(1, bool), WORK_TIMEOUT)  # every process has written its own
+    return [store.read(part) for part in range(parts)], resumed
 
 
 class _Devices:
@@ -230,7 +235,7 @@ def _joined(found: Sequence[Answers]) -> Answers:
 
 def _gathered(mine: Answers) -> list[Answers]:
     """The answers of all processes."""
-    columns = [gather(getattr(mine, field.name)) for field in dataclasses.fields(Answers)]
+    columns = [gather(getattr(mine, field.name), WORK_TIMEOUT) for field in dataclasses.fields(Answers)]
     return [Answers(*each) for each in zip(*columns, strict=True)]
 
 
@@ -252,7 +257,12 @@ def _in_order(requests: Sequence[TokenRequest], found: Sequence[Answers]) -> lis
 
 
 def _statistics(
-    requests: Sequence[TokenRequest], config: DecoderConfig, plan: Plan, programs: Programs, seconds: float
+    requests: Sequence[TokenRequest],
+    config: DecoderConfig,
+    plan: Plan,
+    programs: Programs,
+    resumed_tokens: int,
+    seconds: float,
 ) -> Statistics:
     flops = token_flops(config) * plan.useful_tokens + head_flops(config) * plan.tree.scored()
     return Statistics(
@@ -263,6 +273,7 @@ def _statistics(
         ),
         useful_tokens=plan.useful_tokens,
         fed_tokens=plan.fed_tokens,
+        resumed_tokens=resumed_tokens,
         useful_flops=float(flops + attention_flops(config, plan.tree.pairs)),
         programs=len(programs.steps) + len(programs.prefills),
         compile_seconds=programs.compile_seconds,

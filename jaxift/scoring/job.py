@@ -45,7 +45,10 @@ def prepare(
         raise UserError(f"--shard {shard[0]}/{shard[1]}: there are fewer requests than shards; give fewer shards")
     limit = check_folder(model, max_positions).max_positions
     tokenizer = Tokenizer.load(open_model(model, weights=False).local, bos, seam)
-    encoded = encode_requests(tokenizer, asked.requests)
+    try:
+        encoded = encode_requests(tokenizer, asked.requests)
+    except UserError as error:  # it counts requests from 0, as the lines of the file that are no request are left out
+        raise UserError(f"{requests}: {error} (counted from 0)") from None
     _check_lengths(requests, asked, encoded, limit)
     facts: Facts = {
         "model": fingerprint(model),

@@ -60,6 +60,10 @@ class Shape:
         return self.rows * self.length
 
 
+Row = tuple[Item, ...]
+"""Items side by side."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Prefill:
     """Computes columns of the prefixes: lane l feeds `counts[l]` tokens of leaf `leaves[l]` from `starts[l]` on."""
@@ -76,7 +80,7 @@ class Step:
 
     shape: Shape
     depths: tuple[int, ...]
-    rows: tuple[tuple[tuple[Item, ...], ...], ...]
+    rows: tuple[tuple[Row, ...], ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +90,11 @@ class Portion:
     leaf: int
     depth: int
     items: list[Item]
-    cost: float
+
+    @property
+    def size(self) -> int:
+        """Tokens of all items."""
+        return sum(item.size for item in self.items)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,7 +152,7 @@ def make_plan(tree: Tree, layout: Layout) -> Plan:
     return Plan(tree, layout, work, _parts(work, layout.part_steps), _up(max(ends, default=1), COLUMNS, 512))
 
 
-def _rows(step: Step) -> Iterator[tuple[Item, ...]]:
+def _rows(step: Step) -> Iterator[Row]:
     return itertools.chain.from_iterable(step.rows)
 
 
@@ -164,20 +172,19 @@ def row_length(size: int) -> int:
 
 def _portions(groups: Sequence[Group], layout: Layout) -> list[Portion]:
     """One lane takes groups as they are; for several, large ones are cut, but not below the cost of their prefix."""
-    costs = [group.size * (1 + layout.pair_cost * group.depth) for group in groups]
     if layout.lanes == 1:
-        return [Portion(group.leaf, group.depth, group.items, cost) for group, cost in zip(groups, costs, strict=True)]
-    goal = max(sum(costs) / (4 * layout.lanes), 1.0)
+        return [Portion(group.leaf, group.depth, group.items) for group in groups]
+    goal = max(sum(group.size for group in groups) / (8 * layout.lanes), 1.0)
     portions = []
-    for group, cost in zip(groups, costs, strict=True):
-        pieces = max(1, min(round(cost / goal), int(cost // max(group.depth, 1)), len(group.items)))
+    for group in groups:
+        pieces = max(1, min(round(group.size / goal), group.size // max(group.depth, 1), len(group.items)))
         ordered = sorted(group.items, key=lambda item: (-item.size, item.low))
-        portions += [Portion(group.leaf, group.depth, ordered[piece::pieces], cost / pieces) for piece in range(pieces)]
-    return sorted(portions, key=lambda portion: (-portion.cost, portion.leaf, portion.items[0].low))
+        portions += [Portion(group.leaf, group.depth, ordered[piece::pieces]) for piece in range(pieces)]
+    return sorted(portions, key=lambda portion: (-portion.size, portion.leaf, portion.items[0].low))
 
 
 def _rounds(portions: Sequence[Portion], lanes: int) -> list[list[Portion | None]]:
-    """Portions of like cost side by side; a lane without one is idle."""
+    """Portions of like size side by side, since lanes step together; a lane without one is idle."""
     cut = [list[Portion | None](portions[start : start + lanes]) for start in range(0, len(portions), lanes)]
     return [each + [None] * (lanes - len(each)) for each in cut]
 
@@ -207,7 +214,7 @@ def _prefills(
 def _steps(portions: Sequence[Portion | None], lengths: Sequence[int], layout: Layout) -> list[Step]:
     """The steps of one round: rows of each length, cut into large steps and a few smaller ones at the end."""
     depths = tuple(0 if portion is None else portion.depth for portion in portions)
-    packed = [pack(portion.items, lengths, layout) if portion else {} for portion in portions]
+    packed = pack([portion.items if portion else [] for portion in portions], lengths, layout)
     steps = []
     for length in lengths:
         lanes = [rows.get(length, []) for rows in packed]
@@ -220,8 +227,13 @@ def _steps(portions: Sequence[Portion | None], lengths: Sequence[int], layout: L
 
 
 def _cut(count: int, full: int) -> list[int]:
-    """Sizes of the steps for so many rows: full ones, then quarters, unless a last full one is hardly more."""
+    """Sizes of the steps for so many rows: full ones, then quarters, unless a last full one is hardly more.
+
+    Where all rows are less than a quarter, one step of the next power of two.
+    """
     quarter = max(1, full // 4)
+    if count < quarter:
+        return [1 << (count - 1).bit_length()] if count else []
     whole, left = divmod(count, full)
     quarters = -(-left // quarter)
     return [full] * whole + ([full] if quarters * quarter > full * 3 // 4 else [quarter] * quarters)
@@ -277,10 +289,12 @@ def choose_lengths(portions: Sequence[Sequence[int]], layout: Layout) -> list[in
     least = min(row_length(int(np.median(np.concatenate(sample)))), 256)
 
     def cost(lengths: list[int]) -> float:
-        return sum(packed_cost(pack_sizes(sizes, lengths), layout) for sizes in sample)
+        return sum(packed_cost([pack_sizes(sizes, lengths)], layout) for sizes in sample)
 
-    # short items are packed more densely into rows of several
-    chosen = min(([length] for length in _between(longest, 4 * longest, 256)), key=cost)
+    # items are packed more densely into rows of several: those of like size into a multiple of it
+    most = max(max(sizes) for sizes in portions)
+    several = {-(-count * most // 16) * 16 for count in range(2, 9)} | set(_between(longest, 8 * longest, 768))
+    chosen = min(([length] for length in sorted(several) if length == longest or length <= 768), key=cost)
     while len(chosen) < layout.row_lengths:
         more = [sorted([*chosen, length]) for length in _between(least, longest, longest) if length not in chosen]
         best = min(more, key=cost, default=chosen)
@@ -301,32 +315,39 @@ def _sample(portions: Sequence[Sequence[int]]) -> list[Sequence[int]]:
     return list(portions[::stride]) if len(portions) > stride else [sizes[::stride] for sizes in portions]
 
 
-def packed_cost(rows: Sequence[tuple[int, list[int]]], layout: Layout) -> float:
-    """What rows cost in tokens' linear work, those included that fill up the last step of each length."""
+def packed_cost(lanes: Sequence[Sequence[tuple[int, list[int]]]], layout: Layout) -> float:
+    """What the rows of lanes that step together cost in tokens' linear work, the padding of steps included."""
+    counts = [collections.Counter(length for length, _ in rows) for rows in lanes]
     total = 0.0
-    for length, count in collections.Counter(length for length, _ in rows).items():
+    for length in sorted(set().union(*counts)):
+        count = max(each[length] for each in counts)
         fed = sum(_cut(count, max(1, layout.step_tokens // length))) * length
         total += fed * (1 + layout.pair_cost * (length / 2 + 64))
     return total
 
 
-def pack(items: Sequence[Item], lengths: Sequence[int], layout: Layout) -> dict[int, list[tuple[Item, ...]]]:
-    """Packs items into rows of those of these lengths that cost least together, the fullest rows of each first."""
-    sizes = [item.size for item in items]
+def pack(lanes: Sequence[Sequence[Item]], lengths: Sequence[int], layout: Layout) -> list[dict[int, list[Row]]]:
+    """Packs each lane's items into rows of those of these lengths that cost least for all, the fullest rows first."""
+    sizes = [[item.size for item in items] for items in lanes]
+    longest = max(itertools.chain.from_iterable(sizes))
     subsets = [
         subset
         for count in range(1, len(lengths) + 1)
         for subset in itertools.combinations(lengths, count)
-        if subset[-1] >= max(sizes)
+        if subset[-1] >= longest
     ]
-    packed = min((pack_sizes(sizes, subset) for subset in subsets), key=lambda rows: packed_cost(rows, layout))
-    found: dict[int, list[tuple[Item, ...]]] = {}
-    for length, row in packed:
-        found.setdefault(length, []).append(tuple(items[index] for index in row))
-    return {
-        length: sorted(rows, key=lambda row: (-sum(item.size for item in row), row[0].low))
-        for length, rows in found.items()
-    }
+    packed = min(
+        ([pack_sizes(each, subset) for each in sizes] for subset in subsets), key=lambda rows: packed_cost(rows, layout)
+    )
+    found: list[dict[int, list[Row]]] = []
+    for items, rows in zip(lanes, packed, strict=True):
+        by_length: dict[int, list[Row]] = {}
+        for length, row in rows:
+            by_length.setdefault(length, []).append(tuple(items[index] for index in row))
+        for length, some in by_length.items():
+            by_length[length] = sorted(some, key=lambda row: (-sum(item.size for item in row), row[0].low))
+        found.append(by_length)
+    return found
 
 
 def pack_sizes(sizes: Sequence[int], lengths: Sequence[int]) -> list[tuple[int, list[int]]]:
@@ -368,7 +389,9 @@ class Filled:
 def fill(plan: Plan, step: Step) -> Filled:
     """Lays out a step's rows."""
     shape, lanes = step.shape, plan.layout.lanes
-    tokens, positions, reach = (np.zeros((lanes, shape.tokens), np.int32) for _ in range(3))
+    tokens, reach = (np.zeros((lanes, shape.tokens), np.int32) for _ in range(2))
+    # padding stands at the first place, so that windows are not thought to reach further back
+    positions = np.repeat(np.array(step.depths, np.int32)[:, None], shape.tokens, axis=1)
     slots = np.zeros((lanes, shape.slots), np.int32)
     targets = np.zeros((lanes, shape.slots, shape.targets), np.int32)
     options: list[list[int]] = []

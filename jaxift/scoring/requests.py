@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jaxift.data.tokenizer import Tokenizer
+from jaxift.data.tokenizer import Pair, Tokenizer
 from jaxift.errors import UserError
 
 CHUNK = 256  # requests whose texts are held and tokenised at a time: their long contexts stand in memory once an option
@@ -68,10 +68,23 @@ def encode_requests(tokenizer: Tokenizer, requests: Sequence[Request]) -> Encode
         for request in chunk:
             if not request.options:
                 raise UserError(f"the request {request.context[-40:]!r} has no options; give at least one")
-        pairs = iter(tokenizer.encode_pairs([(each.context, option) for each in chunk for option in each.options]))
+        pairs = iter(_pairs(tokenizer, chunk, start))
         for request in chunk:
             _append(encoded, [next(pairs) for _ in request.options])
     return encoded
+
+
+def _pairs(tokenizer: Tokenizer, chunk: Sequence[Request], start: int) -> list[Pair]:
+    """All options of some requests; of those that cannot be tokenised, the first one is named."""
+    try:
+        return tokenizer.encode_pairs([(each.context, option) for each in chunk for option in each.options])
+    except UserError:
+        for number, request in enumerate(chunk, start):
+            try:
+                tokenizer.encode_pairs([(request.context, option) for option in request.options])
+            except UserError as error:
+                raise UserError(f"request {number}: {error}") from None
+        raise
 
 
 def _append(encoded: Encoded, pairs: Sequence[tuple[list[int], list[int]]]) -> None:

@@ -7,7 +7,8 @@ sorted, so that a node of the tree is an interval of them. Options of one token 
 import dataclasses
 import hashlib
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -18,6 +19,8 @@ MERGED_SHARE = 16
 """Leaves travel together where that saves at least a sixteenth of their tokens."""
 CUT_OVERHEAD = 256
 """Tokens that computing a prefix on its own must save at least."""
+FAR, NEIGHBOURS = 64, 64
+"""Leaves that are scored so many tokens before most of so many neighbours on each side stand apart from them."""
 PADDED_COLUMNS = 32
 """Columns by which the keys of a prefix are padded on average."""
 
@@ -126,9 +129,46 @@ def build_tree(requests: Sequence[TokenRequest]) -> Tree:
             answer = answers.setdefault((first, tuple(option)), Answer(first, tuple(option), []))
             answer.options.append(next(numbers))
     paths = sorted(found)
+    tree = _joined([_sorted(paths, found)])
+    apart = _apart(tree)
+    if not apart:
+        return tree
+    sections = [path for place, path in enumerate(paths) if place not in apart], [paths[place] for place in apart]
+    return _joined([_sorted(section, found) for section in sections])
+
+
+def _sorted(paths: Sequence[bytes], found: Mapping[bytes, Mapping[Any, Answer]]) -> Tree:
+    """The tree of paths that are sorted."""
     tokens = [np.frombuffer(path, ENCODING).astype(np.int32) for path in paths]
     shared = np.array([0, *(common(one, other) for one, other in itertools.pairwise(tokens))], np.int64)[: len(tokens)]
     return Tree(tokens, shared, [list(found[path].values()) for path in paths])
+
+
+def _joined(trees: Sequence[Tree]) -> Tree:
+    """Trees side by side, as if they shared nothing."""
+    tokens = list(itertools.chain.from_iterable(tree.tokens for tree in trees))
+    answers = list(itertools.chain.from_iterable(tree.answers for tree in trees))
+    return Tree(tokens, np.concatenate([tree.shared for tree in trees]), answers)
+
+
+def _apart(tree: Tree) -> list[int]:
+    """Leaves that are scored far inside of what most of their neighbours share and do not score.
+
+    A prefix holds no scored place: left among the others, one such leaf would keep all of them from having one.
+    """
+    firsts, lengths = tree.firsts, len(tree.tokens)
+    after = np.append(tree.shared[1:], 0)
+    found = []
+    for leaf in np.flatnonzero(np.maximum(tree.shared, after) - firsts > FAR).tolist():
+        low, high = leaf, leaf + 1
+        while low and leaf - low < NEIGHBOURS and tree.shared[low] > firsts[leaf] + FAR:
+            low -= 1
+        while high < lengths and high - leaf < NEIGHBOURS and tree.shared[high] > firsts[leaf] + FAR:
+            high += 1
+        later = int((firsts[low:high] > firsts[leaf] + FAR).sum())
+        if later >= max(2, (high - low) * 3 // 4):
+            found.append(leaf)
+    return found
 
 
 def common(one: np.ndarray, other: np.ndarray) -> int:

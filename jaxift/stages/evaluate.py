@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from flax import nnx
 
-from jaxift.artifacts import RunDirectory
+from jaxift.artifacts import RunDirectory, digest, versions
 from jaxift.config import BASE, TEST_SETS, Cell, DomainConfig, StudyConfig
 from jaxift.data.prompts import STYLES, instruction_prompt
 from jaxift.data.questions import Question
@@ -37,7 +37,11 @@ def evaluate(
     files = [f"cells/{cell.id}/cell.json"]
     run.write_json(files[0], {"id": cell.id, **dataclasses.asdict(cell)})
     asked = [(test_set, question) for test_set in TEST_SETS for question in splits[test_set]]
-    store = ScoreStore(run.path(f"cells/{cell.id}/scores/parts"), {"unit": key}, afresh=True)
+    store = ScoreStore(
+        run.path(f"cells/{cell.id}/scores/parts"),
+        {"unit": key, "mesh": str(dict(model.mesh.shape)), "versions": digest(versions())},
+        afresh=True,
+    )
     found = beliefs(
         model,
         [question for _, question in asked],

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jaxift.artifacts import RunDirectory
+from jaxift.artifacts import RunDirectory, digest, versions
 from jaxift.config import SPLITS, DomainConfig, StudyConfig
 from jaxift.data.prompts import STYLES, probe_prompt
 from jaxift.data.questions import Question, demonstrations
@@ -36,7 +36,11 @@ def probe(
         )
     shown = demonstrations(splits["dev"], settings.shots, settings.demonstration_seed)
     asked = [(split, question) for split in SPLITS for question in splits[split]]
-    store = ScoreStore(run.path(f"probe/{domain.name}/parts"), {"unit": key}, afresh=True)
+    store = ScoreStore(
+        run.path(f"probe/{domain.name}/parts"),
+        {"unit": key, "mesh": str(dict(model.mesh.shape)), "versions": digest(versions())},
+        afresh=True,
+    )
     found = beliefs(
         model,
         [question for _, question in asked],

@@ -17,7 +17,7 @@ TEXT = [st.binary(min_size=1, max_size=most).map(lambda drawn: tuple(byte % 3 fo
 
 @st.composite
 def pairs(draw, most=12):
-    """Contexts and their options. Contexts are a few pieces in a row: they share stems, repeat, begin with each other."""
+    """Contexts and their options; contexts of a few pieces: they share stems, repeat, begin with each other."""
     pieces = draw(st.lists(TEXT[1], min_size=1, max_size=4))
     context = st.lists(st.sampled_from(pieces), min_size=1, max_size=4).map(lambda parts: sum(parts, ()))
     options = st.lists(TEXT[0], min_size=1, max_size=4).map(tuple)

@@ -179,8 +179,8 @@ REFUSED = {
     "empty option": (Request("w1", (" A", "")), "adds no token of its own"),
     "option of spaces": (Request("w1", (" A", "  ")), "adds no token of its own"),
     "no options": (Request("w1", ()), "the request 'w1' has no options"),
-    "too long a context": (Request("w1 " * 80, (" A",)), "a request has 81 tokens, but the model's limit is 64"),
-    "too long an option": (Request("w1", (" A", " w2" * 80)), "a request has 81 tokens, but the model's limit is 64"),
+    "too long a context": (Request("w1 " * 80, (" A",)), "request 1 has 81 tokens, but the model's limit is 64"),
+    "too long an option": (Request("w1", (" A", " w2" * 80)), "request 1 has 81 tokens, but the model's limit is 64"),
     "own BOS": (Request("<bos> w1", (" A",)), "brings its own BOS token"),
 }
 
@@ -207,7 +207,7 @@ def test_empty_context_is_the_bos_token_or_else_that_of_an_end(tiny_model, tiny_
 
 def test_tokens_without_context_are_refused(tiny_model):
     request = TokenRequest((), ((5,),))
-    assert "a context is empty" in refusal(score_tokens, tiny_model.decoder, [request], tiny_model.mesh)
+    assert "request 0: the context is empty" in refusal(score_tokens, tiny_model.decoder, [request], tiny_model.mesh)
 
 
 @pytest.mark.parametrize(("context", "option"), [((1, 64), (5,)), ((1, 5), (64,)), ((1, -1), (5,))])

@@ -1,4 +1,4 @@
-"""The plan: whatever the layout, every option is read once behind its own text; rows, steps and parts keep to bounds."""
+"""The plan: in any layout every option is read once behind its own text; rows, steps and parts keep to bounds."""
 
 import collections
 import dataclasses

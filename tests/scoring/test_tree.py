@@ -1,6 +1,7 @@
-"""The prefix tree: every option stands in it once, what is shared is counted once, and no item shows what it should not."""
+"""The prefix tree: every option stands in it once, what is shared counts once, no item shows what it should not."""
 
 import collections
+import itertools
 import random
 
 import numpy as np
@@ -38,7 +39,7 @@ def test_leaves_are_the_distinct_texts_in_the_order_of_their_tokens(drawn):
     tree = build_tree(asked)
     found = [tuple(tokens.tolist()) for tokens in tree.tokens]
     assert found == sorted(set(fed_texts(asked)))
-    expected = [0, *(len(prefixes([one]) & prefixes([other])) for one, other in zip(found, found[1:], strict=False))]
+    expected = [0, *(len(prefixes([one]) & prefixes([other])) for one, other in itertools.pairwise(found))]
     assert tree.shared.tolist() == expected
 
 
