@@ -54,7 +54,7 @@ def prefill(
     dtype: np.dtype | type,
 ) -> Prefix:
     """Computes the T columns that follow the first `positions_BT[:, 0]` of each prefix; see `score_rows`."""
-    used_B = positions_BT[:, 0]
+    used_B = positions_BT.min(axis=1)  # jax 0.12 forgets the layout of a sliced batch of one
     attend = functools.partial(
         _attend, decoder.config, positions_BT, reach_BT, used_B, tokens_BT.shape[1], remembers=True
     )

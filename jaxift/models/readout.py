@@ -31,10 +31,9 @@ def _chosen(logits_BCV: Array, targets_BCA: Array) -> Array:
         found = jnp.take_along_axis(logits_BCV, jnp.clip(index, 0, size - 1), axis=-1)
         return jax.lax.psum(jnp.where((index >= 0) & (index < size), found, 0.0), axis)
 
-    places = spec("batch", None, None)
-    return jax.shard_map(local, in_specs=(spec("batch", None, "vocab"), places), out_specs=places)(
-        logits_BCV, targets_BCA
-    )
+    layouts = spec("batch", None, "vocab"), spec("batch", None, None)
+    arrays = map(jax.sharding.reshard, (logits_BCV, targets_BCA), layouts)
+    return jax.shard_map(local, in_specs=layouts, out_specs=layouts[1])(*arrays)
 
 
 def at_slots(hidden_BTD: Float[Array, "B T D"], slots_BC: Int[Array, "B C"]) -> Float[Array, "B C D"]:

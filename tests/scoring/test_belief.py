@@ -11,7 +11,7 @@ from jaxift.config import ProbeConfig
 from jaxift.data.prompts import STYLES
 from jaxift.data.questions import Question
 from jaxift.scoring import belief
-from jaxift.scoring.belief import Belief, believe, beliefs, place_prior, softmax
+from jaxift.scoring.belief import Belief, beliefs, believe, place_prior, softmax
 from jaxift.scoring.requests import Score
 
 MCF = ProbeConfig(prompt="paper", formulation="mcf")

@@ -30,7 +30,7 @@ FAMILIES = {
     "mistral": {"sliding_window": 50},
     "gemma2": {
         "sliding_window": 20, "attn_logit_softcapping": 5.0, "final_logit_softcapping": 4.0, "query_pre_attn_scalar": 5,
-        "hidden_activation": "gelu_pytorch_tanh", "num_hidden_layers": 3, "hidden_act": ..., "mlp_bias": ...,
+        "hidden_activation": "gelu_pytorch_tanh", "hidden_act": ..., "mlp_bias": ...,
         "tie_word_embeddings": True,
     },
 }  # fmt: skip
