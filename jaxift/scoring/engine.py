@@ -21,7 +21,9 @@ from jaxift.models.flops import attention_flops, head_flops, pair_flops, token_f
 from jaxift.models.weights import LanguageModel
 from jaxift.parallel.hosts import WORK_TIMEOUT, everywhere, gather, process_index, same_everywhere
 from jaxift.parallel.mesh import batch_shards
-from jaxift.scoring.packing import Filled, Layout, Plan, Prefill, Step, fill, make_plan, needed_prefills, prefill_arrays
+from jaxift.scoring.filling import Filled, fill, prefill_arrays
+from jaxift.scoring.packing import Layout
+from jaxift.scoring.plan import Plan, Prefill, Step, make_plan, needed_prefills
 from jaxift.scoring.programs import Programs, compile_plan
 from jaxift.scoring.requests import Request, Score, TokenRequest, encode_requests
 from jaxift.scoring.store import Answers, ScoreStore

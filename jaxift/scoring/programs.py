@@ -19,7 +19,7 @@ from jaxift.models.decoder import Decoder
 from jaxift.models.prefix import Prefix
 from jaxift.parallel.hosts import global_array
 from jaxift.parallel.mesh import sharding
-from jaxift.scoring.packing import Plan, Prefill, Shape, Step
+from jaxift.scoring.plan import Plan, Prefill, Shape, Step
 
 KEPT = 64
 """Programs that are kept for later plans of the same shapes."""

@@ -179,7 +179,7 @@ def common(one: np.ndarray, other: np.ndarray) -> int:
 
 
 def divide(tree: Tree, item_limit: int, pair_cost: float) -> list[Group]:
-    """Divides a tree into groups below a common prefix; a prefix stands after those that it begins with.
+    """Divides a tree into groups below a common prefix, depth first: neighbours share most of their prefix.
 
     An item has at most `item_limit` tokens unless it is a single leaf. A prefix is computed on its own where that saves
     more than it costs; `pair_cost` is what attention to one key costs, in tokens' linear work. No scored place lies in

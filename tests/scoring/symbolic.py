@@ -74,7 +74,7 @@ class Columns:
         self.lanes = [[EMPTY] * room for _ in range(lanes)]
 
     def prefill(self, arrays):
-        """Writes what `packing.prefill_arrays` feeds, padding included."""
+        """Writes what `prefill_arrays` feeds, padding included."""
         for columns, tokens, positions, reach in zip(self.lanes, *arrays, strict=True):
             start = int(positions[0])
             assert start + len(tokens) <= len(columns), "written beyond the room"

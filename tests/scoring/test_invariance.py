@@ -14,9 +14,12 @@ from launcher import run_processes
 
 import jaxift
 from jaxift.scoring import engine, packing
+from jaxift.scoring import plan as planning
 from jaxift.scoring import tree as tree_module
 from jaxift.scoring.engine import score_tokens
-from jaxift.scoring.packing import Layout, Shape, make_plan
+from jaxift.scoring.filling import fill
+from jaxift.scoring.packing import Layout
+from jaxift.scoring.plan import Shape, Step, make_plan
 from jaxift.scoring.programs import compile_plan
 from jaxift.scoring.requests import Score, TokenRequest
 from jaxift.scoring.store import ScoreStore
@@ -130,7 +133,7 @@ def test_prefixes_are_shared_in_these_requests(model):
     score_tokens(model.decoder, ASKED, model.mesh, report=told.append)
     assert told[0].useful_tokens < 0.2 * told[0].asked_tokens
     plan = make_plan(build_tree(ASKED), engine._layout(model.config, model.mesh, None))
-    assert {max(step.depths) for step in plan.work if isinstance(step, packing.Step)} > {0}
+    assert {max(step.depths) for step in plan.work if isinstance(step, Step)} > {0}
     assert plan.columns > 400
 
 
@@ -153,8 +156,8 @@ def test_mesh_changes_nothing(name, meshes, family_folder, answers, monkeypatch)
 @pytest.mark.parametrize("lengths", [(40, 130, 1024), tuple(range(1, 400, 3))], ids=["few", "tight"])
 def test_buckets_and_batch_change_nothing(batch_tokens, lengths, model, answers, monkeypatch):
     monkeypatch.setattr(packing, "ROW_LENGTHS", lengths)
-    monkeypatch.setattr(packing, "SLOTS", (3, 10, 300))
-    monkeypatch.setattr(packing, "MOST_TARGETS", 2)
+    monkeypatch.setattr(planning, "SLOTS", (3, 10, 300))
+    monkeypatch.setattr(planning, "MOST_TARGETS", 2)
     monkeypatch.setattr(tree_module, "CUT_OVERHEAD", 20)
     assert_same(score_tokens(model.decoder, ASKED, model.mesh, batch_tokens=batch_tokens), answers)
 
@@ -202,8 +205,8 @@ def test_resumed_run_ends_with_the_same_bits(model, tmp_path, monkeypatch):
 def test_other_shapes_are_an_error_and_are_not_compiled(model):
     plan = make_plan(build_tree(ASKED[:3]), Layout())
     programs = compile_plan(model.decoder, plan, model.mesh, np.dtype(np.float32))
-    [step, *_] = (piece for piece in plan.work if isinstance(piece, packing.Step))
-    filled = packing.fill(plan, step)
+    [step, *_] = (piece for piece in plan.work if isinstance(piece, Step))
+    filled = fill(plan, step)
     arrays = (
         np.array(step.depths, np.int32),
         filled.tokens,
