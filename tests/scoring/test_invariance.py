@@ -122,7 +122,9 @@ def plain_scores(all_logits, model, asked):
     return found
 
 
-@pytest.mark.parametrize("name", ["llama", "gemma2", pytest.param("mistral", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", ["llama", *(pytest.param(name, marks=pytest.mark.slow) for name in ("gemma2", "mistral"))]
+)
 def test_scores_are_those_of_a_plain_forward(name, family_folder, all_logits):
     model = jaxift.load(family_folder(name))
     assert_same(score_tokens(model.decoder, ASKED, model.mesh), plain_scores(all_logits, model, ASKED))
