@@ -8,9 +8,11 @@ that is asked for now. Nothing relies on rename, so that object stores serve as 
 import dataclasses
 import hashlib
 import json
+import os
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -38,6 +40,11 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             found[name] = "absent"
     return found
+
+
+def cache_folder(name: str) -> Path:
+    """Where what can be made again is kept between runs: `name` below the user's cache folder; not made yet."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxift" / name
 
 
 def writable_folder(path: epath.PathLike, what: str) -> epath.Path:

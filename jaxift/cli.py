@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from jaxift import __version__, model_commands, score_command
-from jaxift.artifacts import STUDY_FILE, RunDirectory
+from jaxift.artifacts import STUDY_FILE, RunDirectory, cache_folder
 from jaxift.config import StudyConfig, describe, load_study, parse_study
 from jaxift.console import Reporter
 from jaxift.errors import UserError
@@ -58,8 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command line and returns its exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache / "jaxift" / "programs"))
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_folder("programs")))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # that torch is absent is as it should be
     try:

@@ -27,7 +27,7 @@ except ModuleNotFoundError as missing:
     raise UserError(f"lm-eval cannot be imported ({missing}); pip install 'jaxift[lm-eval]'") from None
 
 from jaxift.config import MeshConfig
-from jaxift.models.sampling import end_tokens, generate_tokens
+from jaxift.models.sampling import end_tokens, generate_tokens, stop_tokens
 from jaxift.models.weights import load
 from jaxift.parallel.mesh import configured_mesh
 from jaxift.scoring.engine import score_tokens
@@ -253,17 +253,12 @@ class JaxiftLM(TemplateLM):
             found = generate_tokens(
                 self.model.decoder, ids, self.model.mesh, max_new_tokens=sampling.max_gen_toks,
                 temperature=sampling.temperature, top_p=sampling.top_p, seeds=seeds,
-                end_tokens=end_tokens(self.model), stop_tokens=self._stop_tokens(sampling.until),
+                end_tokens=end_tokens(self.model), stop_tokens=stop_tokens(self.model, sampling.until),
                 dtype=self.model.dtype, batch_tokens=self.batch_tokens or GENERATED_TOKENS, progress=progress,
             )  # fmt: skip
         # decoded by themselves, as the harness does: in some tokenizers that drops a space before the first word
         texts = [str(self.tokenizer.decode(list(tokens), skip_special_tokens=True)) for tokens in found]
         return [postprocess_generated_text(text, list(sampling.until), None) for text in texts]
-
-    def _stop_tokens(self, until: Sequence[str]) -> list[int]:
-        """Tokens that hold a whole stop text, after which a prompt need not go on."""
-        texts = self.tokenizer.batch_decode([[token] for token in range(self.model.config.vocab_size)])
-        return [token for token, text in enumerate(texts) if any(each in text for each in until)]
 
 
 def _check_arguments(pretrained: str, add_bos_token: object, unknown: Mapping[str, Any]) -> None:

@@ -58,7 +58,7 @@ def generate(
     ids = [model.tokenizer.encode(prompt) for prompt in prompts]
     found = generate_tokens(
         model.decoder, ids, model.mesh, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p,
-        seeds=seeds, end_tokens=end_tokens(model), stop_tokens=_stop_tokens(model, stop), dtype=model.dtype,
+        seeds=seeds, end_tokens=end_tokens(model), stop_tokens=stop_tokens(model, stop), dtype=model.dtype,
         batch_tokens=batch_tokens, progress=progress,
     )  # fmt: skip
     return [
@@ -141,7 +141,7 @@ def _read_fields(path: Path) -> dict[str, Any]:
     return fields
 
 
-def _stop_tokens(model: LanguageModel, stop: Sequence[str]) -> list[int]:
+def stop_tokens(model: LanguageModel, stop: Sequence[str]) -> list[int]:
     """Tokens that hold a whole stop text: a row that says one need not go on, what it has said decides."""
     if not stop:
         return []

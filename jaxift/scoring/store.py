@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from etils import epath
 
+from jaxift.artifacts import digest, versions
 from jaxift.errors import UserError
 from jaxift.scoring.requests import TokenRequest
 
@@ -140,6 +141,11 @@ class ScoreStore:
         except (KeyError, ValueError, AttributeError):  # of other columns or types
             return None
         return answers if said.get("content") == _content(answers) else None
+
+
+def unit_store(folder: epath.Path, key: str, mesh: Mapping[str, int]) -> ScoreStore:
+    """The parts of a stage's unit of work, made on a mesh of these sizes; those of another unit count as not there."""
+    return ScoreStore(folder, {"unit": key, "mesh": str(dict(mesh)), "versions": digest(versions())}, afresh=True)
 
 
 def digest_tokens(requests: Sequence[TokenRequest]) -> str:

@@ -5,14 +5,14 @@ from collections.abc import Mapping, Sequence
 
 from flax import nnx
 
-from jaxift.artifacts import RunDirectory, digest, versions
+from jaxift.artifacts import RunDirectory
 from jaxift.config import BASE, TEST_SETS, Cell, DomainConfig, StudyConfig
 from jaxift.data.prompts import STYLES, instruction_prompt
 from jaxift.data.questions import Question
 from jaxift.models.weights import LanguageModel
 from jaxift.scoring.belief import beliefs
 from jaxift.scoring.engine import Progress
-from jaxift.scoring.store import ScoreStore
+from jaxift.scoring.store import unit_store
 from jaxift.tuning.checkpoint import restore_params
 
 
@@ -37,11 +37,7 @@ def evaluate(
     files = [f"cells/{cell.id}/cell.json"]
     run.write_json(files[0], {"id": cell.id, **dataclasses.asdict(cell)})
     asked = [(test_set, question) for test_set in TEST_SETS for question in splits[test_set]]
-    store = ScoreStore(
-        run.path(f"cells/{cell.id}/scores/parts"),
-        {"unit": key, "mesh": str(dict(model.mesh.shape)), "versions": digest(versions())},
-        afresh=True,
-    )
+    store = unit_store(run.path(f"cells/{cell.id}/scores/parts"), key, model.mesh.shape)
     found = beliefs(
         model,
         [question for _, question in asked],

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jaxift.artifacts import RunDirectory, digest, versions
+from jaxift.artifacts import RunDirectory
 from jaxift.config import SPLITS, DomainConfig, StudyConfig
 from jaxift.data.prompts import STYLES, probe_prompt
 from jaxift.data.questions import Question, demonstrations
@@ -11,7 +11,7 @@ from jaxift.errors import UserError
 from jaxift.models.weights import LanguageModel
 from jaxift.scoring.belief import beliefs
 from jaxift.scoring.engine import Progress
-from jaxift.scoring.store import ScoreStore
+from jaxift.scoring.store import unit_store
 
 
 def probe(
@@ -36,11 +36,7 @@ def probe(
         )
     shown = demonstrations(splits["dev"], settings.shots, settings.demonstration_seed)
     asked = [(split, question) for split in SPLITS for question in splits[split]]
-    store = ScoreStore(
-        run.path(f"probe/{domain.name}/parts"),
-        {"unit": key, "mesh": str(dict(model.mesh.shape)), "versions": digest(versions())},
-        afresh=True,
-    )
+    store = unit_store(run.path(f"probe/{domain.name}/parts"), key, model.mesh.shape)
     found = beliefs(
         model,
         [question for _, question in asked],

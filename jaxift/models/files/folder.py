@@ -14,6 +14,7 @@ import huggingface_hub
 import jax
 from huggingface_hub.errors import GatedRepoError
 
+from jaxift.artifacts import cache_folder
 from jaxift.errors import UserError
 from jaxift.models.files.shards import INDEX_FILE, WEIGHTS_FILE, absent
 from jaxift.models.files.storage import LocalStorage, RemoteStorage, Storage
@@ -155,8 +156,7 @@ def _open_remote(address: str, shown: str) -> ModelFolder:
 
 def _copy_small(storage: RemoteStorage, address: str) -> Path:
     """Copies config, index and tokenizer into the cache; files that are gone there go here."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = cache / "jaxift" / "models" / hashlib.sha256(address.encode()).hexdigest()[:24]
+    folder = cache_folder("models") / hashlib.sha256(address.encode()).hexdigest()[:24]
     wanted = {name: size for name, size in storage.listing.items() if name.endswith(_SMALL) and 0 <= size <= _MAX_SMALL}
     try:
         folder.mkdir(parents=True, exist_ok=True)
