@@ -17,7 +17,7 @@ class Checkpoints:
     """An orbax CheckpointManager over one folder; use as a context manager, so that writes are finished on leaving."""
 
     def __init__(self, folder: epath.PathLike, key: str):
-        self.folder, self.key = epath.Path(folder), key
+        self.folder, self.key = epath.Path(folder).resolve(), key  # orbax takes absolute paths alone
         logging.getLogger("absl").setLevel(logging.ERROR)  # orbax reports every step of every write
         self._discard_others()
         self.manager = ocp.CheckpointManager(
@@ -85,7 +85,7 @@ def restore_params(folder: epath.PathLike, params: nnx.State) -> nnx.State:
 
     Raises UserError where there are none.
     """
-    with ocp.CheckpointManager(epath.Path(folder)) as manager:
+    with ocp.CheckpointManager(epath.Path(folder).resolve()) as manager:
         step = manager.latest_step()
         if step is None:
             raise UserError(f"{folder}: holds no checkpoint; run `jaxift tune` again")
