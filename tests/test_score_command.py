@@ -262,6 +262,7 @@ def test_wrong_requests_are_named_by_their_line(capsys, requests, tiny_folder, t
     assert "requests.jsonl:3: id 'q0'" in run(capsys, file, tmp_path / "out.parquet", tiny_folder, code=2)
 
 
+KILLS = int(os.environ.get("JAXIFT_KILLS", "3"))
 # arguments: the command; a part is slow, so that a signal finds the run at work
 SLOW_PARTS = """
 import functools, sys, time
@@ -285,7 +286,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(capsys, requests, 
     file, out, parts = requests(), tmp_path / "out.parquet", tmp_path / "out.parquet.parts"
     run(capsys, file, tmp_path / "whole.parquet", tiny_folder)
     rng, counts = random.Random(0), [0]
-    for _ in range(3):
+    for _ in range(KILLS):
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         asked = [sys.executable, "-c", SLOW_PARTS, *command(file, out, tiny_folder)]
         process = subprocess.Popen(asked, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)

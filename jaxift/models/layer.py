@@ -146,14 +146,15 @@ class Layer(nnx.Module):
 
     def _attend(self, x_BTD: Array, rotation: Rotation, attend: Attend) -> tuple[Array, Any]:
         dtype = x_BTD.dtype
-        q_BTNH = jnp.einsum("BTD,NHD->BTNH", x_BTD, whole(self.q, dtype, "heads", None, None))
-        k_BTKH = jnp.einsum("BTD,KHD->BTKH", x_BTD, whole(self.k, dtype, "kv_heads", None, None))
-        v_BTKH = _biased(jnp.einsum("BTD,KHD->BTKH", x_BTD, whole(self.v, dtype, "kv_heads", None, None)), self.v_bias)
+        q_BTNH = _to_heads(x_BTD, whole(self.q, dtype, "heads", None, None), "heads")
+        k_BTKH = _to_heads(x_BTD, whole(self.k, dtype, "kv_heads", None, None), "kv_heads")
+        v_BTKH = _biased(_to_heads(x_BTD, whole(self.v, dtype, "kv_heads", None, None), "kv_heads"), self.v_bias)
         q_BTNH = rotate(_normed(self.q_norm, _biased(q_BTNH, self.q_bias)), rotation)
         k_BTKH = rotate(_normed(self.k_norm, _biased(k_BTKH, self.k_bias)), rotation)
         out_BTNH, past = attend(q_BTNH, k_BTKH, v_BTKH)
-        o_DNH = whole(self.o, dtype, None, "heads", None)
-        out_BTD = jnp.einsum("BTNH,DNH->BTD", out_BTNH, o_DNH, out_sharding=spec("batch", None, None))
+        o_DX = _flat(whole(self.o, dtype, None, "heads", None), None, "heads")
+        out_BTX = _flat(out_BTNH, "batch", None, "heads")
+        out_BTD = jnp.einsum("BTX,DX->BTD", out_BTX, o_DX, out_sharding=spec("batch", None, None))
         return _biased(out_BTD, self.o_bias), past
 
     def _mlp(self, x_BTD: Array) -> Array:
@@ -167,6 +168,18 @@ class Layer(nnx.Module):
         down_DF = whole(self.down, x_BTD.dtype, None, "mlp")
         out_BTD = jnp.einsum("BTF,DF->BTD", up_BTF, down_DF, out_sharding=spec("batch", None, None))
         return _biased(out_BTD, self.down_bias)
+
+
+def _to_heads(x_BTD: Array, weight_NHD: Array, name: str) -> Array:
+    """Projects to heads as one plain matrix: on CPU a product with two kept dimensions first copies its weights."""
+    N, H, D = weight_NHD.shape
+    out_BTX = jnp.einsum("BTD,XD->BTX", x_BTD, jnp.reshape(weight_NHD, (N * H, D), out_sharding=spec(name, None)))
+    return jnp.reshape(out_BTX, (*x_BTD.shape[:2], N, H), out_sharding=spec("batch", None, name, None))
+
+
+def _flat(x: Array, *names: str | None) -> Array:
+    """Merges heads and their dimensions, the last two."""
+    return jnp.reshape(x, (*x.shape[:-2], x.shape[-2] * x.shape[-1]), out_sharding=spec(*names))
 
 
 def _head_norm(config: DecoderConfig, heads: int, name: str) -> Norm | None:

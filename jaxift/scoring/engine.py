@@ -8,6 +8,7 @@ import collections
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import numpy as np
@@ -32,8 +33,10 @@ from jaxift.scoring.tree import build_tree
 BATCH_TOKENS = {"cpu": 1024}
 """Tokens that go through the model at once, over all devices' lanes; a platform that is not named takes the default."""
 DEFAULT_LANE_TOKENS = 8192
-AHEAD = 2
+AHEAD = 3
 """Steps that are laid out and dispatched before the first of them is waited for."""
+AT_ONCE = {"cpu": 2}
+"""Steps that one device runs at the same time: on CPU each fills the gaps in which the other's threads wait."""
 
 Progress = Callable[[int, int], None]
 
@@ -139,7 +142,14 @@ def _run(
     plan: Plan, programs: Programs, store: ScoreStore | None, progress: Progress | None
 ) -> tuple[list[Answers], int]:
     """The answers of all parts and processes, and the tokens of parts that were done before."""
-    devices, parts = _Devices(plan, programs), len(plan.parts)
+    with _Devices(plan, programs) as devices:
+        return _run_parts(plan, devices, store, progress)
+
+
+def _run_parts(
+    plan: Plan, devices: "_Devices", store: ScoreStore | None, progress: Progress | None
+) -> tuple[list[Answers], int]:
+    parts = len(plan.parts)
     done = np.zeros(parts, bool) if store is None else everywhere(store.finished(parts))
     found, fed, resumed, total = [], 0, 0, plan.fed_tokens
     for part, pieces in enumerate(plan.parts):
@@ -173,6 +183,16 @@ class _Devices:
         self.running: collections.deque[tuple[Filled, tuple[jax.Array, jax.Array]]] = collections.deque()
         lanes = programs.mesh.devices.reshape(plan.layout.lanes, -1)[:, 0]
         self.mine = np.array([device.process_index == process_index() for device in lanes])
+        # what one thread dispatches runs in turn; steps that meet those of other devices keep one order everywhere
+        at_once = AT_ONCE.get(lanes[0].platform, 1) if programs.mesh.size == 1 else 1
+        self.threads = [ThreadPoolExecutor(1) for _ in range(at_once)]
+
+    def __enter__(self) -> "_Devices":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for thread in self.threads:
+            thread.shutdown()
 
     def skip(self, piece: Prefill | Step) -> list[Answers]:
         """Leaves out a piece that was done before; of prefixes, those that are needed later are computed then."""
@@ -190,8 +210,11 @@ class _Devices:
         self.waiting.clear()
         filled = fill(self.plan, piece)
         arrays = (np.array(piece.depths, np.int32), filled.tokens, filled.positions, filled.reach)
-        scored = self.programs.step(piece.shape, self.prefix, (*arrays, filled.slots, filled.targets))
-        self.running.append((filled, scored))
+        self.threads.append(self.threads.pop(0))
+        dispatched = self.threads[-1].submit(
+            self.programs.step, piece.shape, self.prefix, (*arrays, filled.slots, filled.targets)
+        )
+        self.running.append((filled, dispatched.result()))
         return [self._answers(*self.running.popleft())] if len(self.running) > AHEAD else []
 
     def finish(self) -> list[Answers]:

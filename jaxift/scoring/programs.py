@@ -21,6 +21,8 @@ from jaxift.parallel.hosts import global_array
 from jaxift.parallel.mesh import sharding
 from jaxift.scoring.plan import Plan, Prefill, Shape, Step
 
+COMPILER_OPTIONS: dict[str, dict[str, str | bool]] = {"cpu": {"xla_cpu_prefer_vector_width": "512"}}
+"""By platform; processors with shorter vectors use theirs."""
 KEPT = 64
 """Programs that are kept for later plans of the same shapes."""
 _compiled: collections.OrderedDict[Hashable, Any] = collections.OrderedDict()
@@ -59,6 +61,7 @@ def compile_plan(decoder: Decoder, plan: Plan, mesh: Mesh, dtype: np.dtype) -> P
     graph, state = nnx.split(decoder)
     lanes = plan.layout.lanes
     common = (graph, mesh, dtype, lanes, plan.columns, _described(state))
+    options = COMPILER_OPTIONS.get(mesh.devices.flat[0].platform)
 
     def ints(*shape: int) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, jnp.int32, sharding=sharding(mesh, "batch", *[None] * (len(shape) - 1)))
@@ -71,14 +74,14 @@ def compile_plan(decoder: Decoder, plan: Plan, mesh: Mesh, dtype: np.dtype) -> P
         for length in sorted({piece.length for piece in plan.work if isinstance(piece, Prefill)}):
             rows = (ints(lanes, length) for _ in range(3))
             lowered = functools.partial(_prefill.lower, state, room, *rows, graph=graph, dtype=dtype)
-            prefills[length] = _cached((*common, length), lambda lowered=lowered: lowered().compile())
+            prefills[length] = _cached((*common, length), lambda lowered=lowered: lowered().compile(options))
         for shape in sorted({piece.shape for piece in plan.work if isinstance(piece, Step)}, key=dataclasses.astuple):
             rows = (ints(lanes), *(ints(lanes, shape.tokens) for _ in range(3)))
             asked = (ints(lanes, shape.slots), ints(lanes, shape.slots, shape.targets))
             lowered = functools.partial(
                 _step.lower, state, room, *rows, *asked, graph=graph, length=shape.length, dtype=dtype
             )
-            steps[shape] = _cached((*common, shape), lambda lowered=lowered: lowered().compile())
+            steps[shape] = _cached((*common, shape), lambda lowered=lowered: lowered().compile(options))
     return Programs(mesh, state, empty, steps, prefills, time.perf_counter() - started)
 
 

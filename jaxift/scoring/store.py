@@ -20,7 +20,7 @@ from jaxift.artifacts import digest, versions
 from jaxift.errors import UserError
 from jaxift.scoring.requests import TokenRequest
 
-SCORES_VERSION = 1  # raised when scores of the same model, tokens and settings may come out as other numbers
+SCORES_VERSION = 2  # raised when scores of the same model, tokens and settings may come out as other numbers
 _METADATA = b"jaxift.scores"
 _SUFFIX = ".parquet"
 
