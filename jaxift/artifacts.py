@@ -54,8 +54,8 @@ def writable_folder(path: epath.PathLike, what: str) -> epath.Path:
         folder.mkdir(parents=True, exist_ok=True)
         trial = folder / ".writable"
         trial.write_text("")
-        trial.unlink()
-    except OSError as error:
+        trial.unlink(missing_ok=True)  # another process may try the same folder
+    except (OSError, ImportError) as error:
         raise UserError(f"{what} {path}: cannot be written ({error}); give a writable path") from None
     return folder
 

@@ -83,7 +83,7 @@ class JaxiftLM(TemplateLM):
     ):
         super().__init__()
         del batch_size, max_batch_size, device
-        _check_arguments(pretrained, add_bos_token, unknown)
+        _check_arguments(pretrained, add_bos_token, {"max_length": max_length, "batch_tokens": batch_tokens}, unknown)
         try:
             sizes = MeshConfig(data=data, fsdp=fsdp, tensor=tensor)
         except ValueError as error:
@@ -261,13 +261,18 @@ class JaxiftLM(TemplateLM):
         return [postprocess_generated_text(text, list(sampling.until), None) for text in texts]
 
 
-def _check_arguments(pretrained: str, add_bos_token: object, unknown: Mapping[str, Any]) -> None:
+def _check_arguments(
+    pretrained: str, add_bos_token: object, counts: Mapping[str, object], unknown: Mapping[str, Any]
+) -> None:
     if unknown:
         raise UserError(f"model_args: {', '.join(sorted(unknown))} unknown; known are {', '.join(KNOWN)}")
     if not pretrained:
         raise UserError("model_args: pretrained is missing; give pretrained=DIR")
     if add_bos_token not in BOS:
         raise UserError(f"model_args: add_bos_token={add_bos_token} is neither True nor False")
+    for name, count in counts.items():
+        if count is not None and (type(count) is not int or count < 1):
+            raise UserError(f"model_args: {name}={count} is no number of tokens; give a whole number from 1")
 
 
 @contextlib.contextmanager

@@ -95,7 +95,8 @@ def main(verb: ScoreFile, console: Console) -> int:
         console = Console(quiet=True)
     started = time.monotonic()
     out, job = hosts.on_every_process(lambda: _prepared(verb))
-    hosts.same_everywhere("model, requests and settings", digest([job.facts, _cut(verb)]))
+    settings = [job.facts, _cut(verb), str(out), verb.overwrite, verb.tokens]
+    hosts.same_everywhere("model, requests and settings", digest(settings))
     said = {**job.facts, "--tokens": int(verb.tokens)}
     _is_done(out, said, verb.overwrite)  # what can be refused is refused before the weights are loaded
     mesh = _mesh(verb)
@@ -153,7 +154,11 @@ def _out_path(text: str, requests: str, shard: tuple[int, int]) -> "epath.Path":
     from etils import epath
 
     path = epath.Path(text)
-    if path.is_dir():
+    try:
+        is_folder = path.is_dir()
+    except ImportError as error:
+        raise UserError(f"-o {text}: {error}; for gs:// install jaxift[gcs]") from None
+    if is_folder:
         raise UserError(f"-o {text}: is a folder; give a file")
     if path.exists() and epath.Path(requests).exists() and path.resolve() == epath.Path(requests).resolve():
         raise UserError(f"-o {text}: is the file of requests; give another one")
@@ -195,7 +200,8 @@ def _claimed(out: "epath.Path", facts: "Facts", verb: ScoreFile) -> "ScoreStore"
     folder = out.parent / f"{out.name}.parts"
     store = ScoreStore(folder, {**facts, **_cut(verb)}, hosts.process_index(), hosts.process_count(), verb.overwrite)
     hosts.on_first_process(lambda: _claim(store, verb))
-    if store.processes > 1 and not hosts.everywhere(np.array([folder.is_dir()])).all():
+    # what is behind an address is the same for all, and has no folders that could be looked for
+    if store.processes > 1 and "://" not in verb.out and not hosts.everywhere(np.array([folder.is_dir()])).all():
         raise UserError(f"{folder}: is not seen by every process; give an -o on a path that all share")
     return store
 

@@ -32,6 +32,8 @@ class Unit:
     name: str
     key: str
     work: Callable[[Advance], Made]
+    parts: str = ""
+    """Folder of what an interrupted one goes on from: of no use once it is done."""
 
 
 def cells(config: StudyConfig) -> list[Cell]:
@@ -132,6 +134,8 @@ class Study:
                     self.run.discard(unit.name)
                     files, facts = unit.work(reporter.advance)
                     self.run.finish(unit.name, unit.key, files, **facts)
+                    if unit.parts:
+                        self.run.path(unit.parts).rmtree(missing_ok=True)
 
     def _write_manifest(self) -> None:
         """The run's own manifest, written last: versions, and the digest of every unit."""
@@ -164,10 +168,13 @@ class Study:
         questions = self._questions_key(domain, ("dev", "train", *TEST_SETS))
         key = self._key("probe", self._model_key, questions, settings, domain.words)
 
-        def work(advance: Advance) -> Made:
-            return probe(self.config, self.run, domain, self.questions(domain.name), self.model, key, advance), {}
+        parts = f"probe/{domain.name}/parts"
 
-        return Unit(f"probe/{domain.name}", key, work)
+        def work(advance: Advance) -> Made:
+            questions = self.questions(domain.name)
+            return probe(self.config, self.run, domain, questions, self.model, key, parts, advance), {}
+
+        return Unit(f"probe/{domain.name}", key, work, parts)
 
     def _build_unit(self, domain: DomainConfig, seed: int) -> Unit:
         probed = self.run.outputs(f"probe/{domain.name}")
@@ -195,11 +202,13 @@ class Study:
         tuned = self._model_key if cell.arm == BASE else self.run.outputs(f"cells/{cell.id}/tune")
         key = self._key("evaluate", tuned, self._questions_key(domain, TEST_SETS), self._read_out(), domain.words)
 
+        parts = f"cells/{cell.id}/scores/parts"
+
         def work(advance: Advance) -> Made:
             questions = self.questions(cell.domain)
-            return evaluate(self.config, self.run, cell, domain, questions, self.model, key, advance), {}
+            return evaluate(self.config, self.run, cell, domain, questions, self.model, key, parts, advance), {}
 
-        return Unit(f"cells/{cell.id}/evaluate", key, work)
+        return Unit(f"cells/{cell.id}/evaluate", key, work, parts)
 
     def _analyze_unit(self) -> Unit:
         found = [cell for cell in cells(self.config) if self.run.manifest(f"cells/{cell.id}/evaluate")]

@@ -1,6 +1,7 @@
 """`jaxift score`: its rows are what the function gives, a stopped run goes on, and nothing is mixed or lost unasked."""
 
 import functools
+import importlib.util
 import json
 import os
 import random
@@ -263,6 +264,23 @@ def test_wrong_requests_are_named_by_their_line(capsys, requests, tiny_folder, t
 
 
 KILLS = int(os.environ.get("JAXIFT_KILLS", "3"))
+
+
+def test_a_text_that_has_no_tokens_is_named_by_its_id_in_every_shard(capsys, requests, tiny_folder, tmp_path):
+    file = requests([*rows(9), {"id": "last", "context": "A", "options": [" B", "  "]}])
+    for more in ((), ("--shard", "2/2")):
+        assert "requests.jsonl: request 'last': " in run(
+            capsys, file, tmp_path / "out.parquet", tiny_folder, *more, code=2
+        )
+
+
+@pytest.mark.skipif(importlib.util.find_spec("gcsfs") is not None, reason="gcsfs is installed: gs:// can be opened")
+@pytest.mark.parametrize("place", ["requests", "out"])
+def test_an_address_that_needs_another_package_is_refused(capsys, requests, tiny_folder, tmp_path, place):
+    given = {"requests": requests(), "out": tmp_path / "out.parquet", place: "gs://bucket/file"}
+    assert "install jaxift[gcs]" in run(capsys, given["requests"], given["out"], tiny_folder, code=2)
+
+
 # arguments: the command; a part is slow, so that a signal finds the run at work
 SLOW_PARTS = """
 import functools, sys, time
@@ -335,3 +353,23 @@ def test_what_one_process_refuses_all_refuse(requests, tiny_folder, tmp_path):
     program = COMMAND.replace("*joined]", "*joined, '--batch-tokens', '1{index}']")
     told = run_processes(program, *asked, join=False, code=2)
     assert all("model, requests and settings: differs between processes" in errors[-1] for _, errors in told)
+    program = COMMAND.replace("*joined]", "*joined, *['--overwrite'][{index}:]]")
+    told = run_processes(program, *asked, join=False, code=2)
+    assert all("model, requests and settings: differs between processes" in errors[-1] for _, errors in told)
+
+
+@pytest.mark.slow
+def test_where_one_process_cannot_write_none_goes_on(requests, tiny_folder, tmp_path):
+    program = """
+from jaxift.errors import UserError
+from jaxift.scoring.store import ScoreStore
+def refuse(*_):
+    raise UserError("no room on process {index}")
+if {index}:
+    ScoreStore.write = refuse
+"""
+    out = tmp_path / "out.parquet"
+    asked = command(requests(), out, tiny_folder, "--mesh.data", 4)
+    told = run_processes(program + COMMAND, *asked, join=False, code=2)
+    assert all("no room on process 1" in errors[-1] for _, errors in told)
+    assert not out.exists()

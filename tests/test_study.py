@@ -124,6 +124,20 @@ def test_a_unit_interrupted_under_other_settings_is_done_again_under_the_old_one
     assert "done before" not in execute(config, ("build",))
 
 
+def test_what_a_probe_has_scored_is_kept_until_it_is_marked_done(questions, tmp_path, monkeypatch):
+    config = small(questions, tmp_path / "run")
+    parts = tmp_path / "run/probe/medicine/parts"
+    monkeypatch.setattr(
+        "jaxift.artifacts.RunDirectory.finish", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt)
+    )
+    with pytest.raises(KeyboardInterrupt):
+        execute(config, ("probe",))
+    assert list(parts.iterdir())
+    monkeypatch.undo()
+    execute(config, ("probe",))
+    assert not parts.exists()
+
+
 def test_changed_questions_make_everything_stale(questions, tmp_path):
     execute(small(questions, tmp_path / "run"), ("probe",))
     changed = small(questions, tmp_path / "run", probe={"shots": 1})
@@ -175,13 +189,10 @@ def uninterrupted(questions, tmp_path_factory) -> dict[str, bytes]:
     return contents(config)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "trigger",
-    [
-        "cells/*INC-s0/checkpoints/4*",
-        pytest.param("probe/medicine/homo.parquet", marks=pytest.mark.slow),
-        pytest.param("cells/*HAR-s0/scores/id.parquet", marks=pytest.mark.slow),
-    ],
+    ["cells/*INC-s0/checkpoints/4*", "probe/medicine/homo.parquet", "cells/*HAR-s0/scores/id.parquet"],
 )
 def test_a_study_killed_and_run_again_ends_with_the_same_bytes(questions, uninterrupted, tmp_path, trigger):
     config = small(questions, tmp_path / "killed")

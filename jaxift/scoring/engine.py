@@ -6,6 +6,7 @@ once. Plan and programs: see `packing` and `programs`; the numbers: see `models/
 
 import collections
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +21,7 @@ from jaxift.models.config import DecoderConfig
 from jaxift.models.decoder import Decoder
 from jaxift.models.flops import attention_flops, head_flops, pair_flops, token_flops
 from jaxift.models.weights import LanguageModel
-from jaxift.parallel.hosts import WORK_TIMEOUT, everywhere, gather, process_index, same_everywhere
+from jaxift.parallel.hosts import WORK_TIMEOUT, everywhere, gather, on_every_process, process_index, same_everywhere
 from jaxift.parallel.mesh import batch_shards
 from jaxift.scoring.filling import Filled, fill, prefill_arrays
 from jaxift.scoring.packing import Layout
@@ -150,7 +151,7 @@ def _run_parts(
     plan: Plan, devices: "_Devices", store: ScoreStore | None, progress: Progress | None
 ) -> tuple[list[Answers], int]:
     parts = len(plan.parts)
-    done = np.zeros(parts, bool) if store is None else everywhere(store.finished(parts))
+    done = np.zeros(parts, bool) if store is None else everywhere(store.finished(parts), WORK_TIMEOUT)
     found, fed, resumed, total = [], 0, 0, plan.fed_tokens
     for part, pieces in enumerate(plan.parts):
         answers = []
@@ -166,10 +167,10 @@ def _run_parts(
         if store is None:
             found.append(answers)
         else:
-            store.write(part, answers)
+            # where one process cannot, none goes on: the next step would wait for it
+            on_every_process(functools.partial(store.write, part, answers), WORK_TIMEOUT)
     if store is None:
         return _gathered(_joined(found)), 0
-    everywhere(np.ones(1, bool), WORK_TIMEOUT)  # every process has written its own
     return [store.read(part) for part in range(parts)], resumed
 
 

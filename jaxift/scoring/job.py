@@ -46,9 +46,9 @@ def prepare(
     limit = check_folder(model, max_positions).max_positions
     tokenizer = Tokenizer.load(open_model(model, weights=False).local, bos, seam)
     try:
-        encoded = encode_requests(tokenizer, asked.requests)
-    except UserError as error:  # it counts requests from 0, as the lines of the file that are no request are left out
-        raise UserError(f"{requests}: {error} (counted from 0)") from None
+        encoded = encode_requests(tokenizer, asked.requests, asked.ids)
+    except UserError as error:
+        raise UserError(f"{requests}: {error}") from None
     _check_lengths(requests, asked, encoded, limit)
     facts: Facts = {
         "model": fingerprint(model),

@@ -31,7 +31,7 @@ class Layout:
     """What attention to one key costs, in tokens' linear work."""
     item_limit: int = 1024
     row_lengths: int = 3
-    """At most so many lengths of rows: each is two programs to compile."""
+    """At most so many lengths of rows: each is a few programs to compile."""
     prefill_lengths: tuple[int, int] = (512, 128)
     part_steps: int = 32
     """Steps of a part, which is stored when it is done."""

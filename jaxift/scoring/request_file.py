@@ -40,6 +40,8 @@ def read_requests(path: str) -> RequestFile:
     """
     try:
         text = epath.Path(path).read_bytes().decode()
+    except ImportError as error:
+        raise UserError(f"{path}: {error}; for gs:// install jaxift[gcs]") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as UTF-8 text ({error}); give a file of requests, {_FORM}") from None
     ids: dict[str, int] = {}

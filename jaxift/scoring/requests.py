@@ -57,10 +57,11 @@ class Encoded:
         return [_gathered([(scores[request], option) for request, option in places]) for places in self.places]
 
 
-def encode_requests(tokenizer: Tokenizer, requests: Sequence[Request]) -> Encoded:
+def encode_requests(tokenizer: Tokenizer, requests: Sequence[Request], names: Sequence[str] | None = None) -> Encoded:
     """Token ids of text requests, split at the seam as `Tokenizer.encode_pair` does.
 
-    Raises UserError where a request has no options, or an option adds no token of its own.
+    Raises UserError where a request has no options, or an option adds no token of its own; it calls a request by its
+    name, or its number from 0 where there are no `names`.
     """
     encoded = Encoded([], [])
     for start in range(0, len(requests), CHUNK):
@@ -68,22 +69,23 @@ def encode_requests(tokenizer: Tokenizer, requests: Sequence[Request]) -> Encode
         for request in chunk:
             if not request.options:
                 raise UserError(f"the request {request.context[-40:]!r} has no options; give at least one")
-        pairs = iter(_pairs(tokenizer, chunk, start))
+        called = range(start, start + len(chunk)) if names is None else names[start : start + CHUNK]
+        pairs = iter(_pairs(tokenizer, chunk, called))
         for request in chunk:
             _append(encoded, [next(pairs) for _ in request.options])
     return encoded
 
 
-def _pairs(tokenizer: Tokenizer, chunk: Sequence[Request], start: int) -> list[Pair]:
+def _pairs(tokenizer: Tokenizer, chunk: Sequence[Request], names: Sequence[str | int]) -> list[Pair]:
     """All options of some requests; of those that cannot be tokenised, the first one is named."""
     try:
         return tokenizer.encode_pairs([(each.context, option) for each in chunk for option in each.options])
     except UserError:
-        for number, request in enumerate(chunk, start):
+        for name, request in zip(names, chunk, strict=True):
             try:
                 tokenizer.encode_pairs([(request.context, option) for option in request.options])
             except UserError as error:
-                raise UserError(f"request {number}: {error}") from None
+                raise UserError(f"request {name!r}: {error}") from None
         raise
 
 

@@ -170,7 +170,7 @@ def write_table(path: epath.Path, table: pa.Table) -> None:
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, row_group_size=1 << 20)
     remote = "://" in str(path)  # an object of a store appears when it is whole
-    partial = path if remote else path.parent / f"{path.name}.{os.getpid()}.partial"
+    partial = path if remote else path.parent / f".{path.name}.{os.getpid()}.partial"  # readers of parquet pass it over
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial.write_bytes(sink.getvalue().to_pybytes())

@@ -24,11 +24,13 @@ def evaluate(
     splits: Mapping[str, Sequence[Question]],
     base: LanguageModel,
     key: str,
+    parts: str,
     progress: Progress | None = None,
 ) -> list[str]:
     """Writes cells/ID/scores/SET.parquet with the columns of `Belief.row`; returns the files.
 
-    The model is read from the cell's checkpoints; the BASE cell is the base model itself.
+    The model is read from the cell's checkpoints; the BASE cell is the base model itself. An interrupted evaluation of
+    the same `key` goes on from what is in the folder `parts`, which the caller removes.
     """
     model = base
     if cell.arm != BASE:
@@ -37,7 +39,7 @@ def evaluate(
     files = [f"cells/{cell.id}/cell.json"]
     run.write_json(files[0], {"id": cell.id, **dataclasses.asdict(cell)})
     asked = [(test_set, question) for test_set in TEST_SETS for question in splits[test_set]]
-    store = unit_store(run.path(f"cells/{cell.id}/scores/parts"), key, model.mesh.shape)
+    store = unit_store(run.path(parts), key, model.mesh.shape)
     found = beliefs(
         model,
         [question for _, question in asked],
@@ -54,5 +56,4 @@ def evaluate(
             belief.row(question) for (split, question), belief in zip(asked, found, strict=True) if split == test_set
         ]
         run.write_rows(files[-1], rows)
-    store.remove()
     return files

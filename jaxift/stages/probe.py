@@ -21,12 +21,14 @@ def probe(
     splits: Mapping[str, Sequence[Question]],
     model: LanguageModel,
     key: str,
+    parts: str,
     progress: Progress | None = None,
 ) -> list[str]:
     """Writes probe/DOMAIN/SPLIT.parquet for the training pool and the test sets; returns the files.
 
     A row holds the question, its options and gold index, and the belief columns of `Belief.row`. The training pool is
-    averaged over option rotations where the config says so. An interrupted probe of the same `key` goes on.
+    averaged over option rotations where the config says so. An interrupted probe of the same `key` goes on from what
+    is in the folder `parts`, which the caller removes.
     """
     settings = config.probe
     if len(splits["dev"]) < settings.shots:
@@ -36,7 +38,7 @@ def probe(
         )
     shown = demonstrations(splits["dev"], settings.shots, settings.demonstration_seed)
     asked = [(split, question) for split in SPLITS for question in splits[split]]
-    store = unit_store(run.path(f"probe/{domain.name}/parts"), key, model.mesh.shape)
+    store = unit_store(run.path(parts), key, model.mesh.shape)
     found = beliefs(
         model,
         [question for _, question in asked],
@@ -55,5 +57,4 @@ def probe(
     files = {f"probe/{domain.name}/{split}.parquet": rows[split] for split in SPLITS}
     for file, content in files.items():
         run.write_rows(file, content)
-    store.remove()
     return list(files)
