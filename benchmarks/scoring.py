@@ -1,6 +1,7 @@
 """How fast options are scored, beside lm-evaluation-harness' `hf` model and a loop over full prompts, in one run.
 
     python benchmarks/scoring.py --model DIR --data DATA [--quick] [--full] [--dtype float32] [--questions 24]
+        [--subjects nutrition astronomy] [--alone]
 
 For each of six MMLU subjects from long to short prompts (5-shot), then zero-shot chat prompts, then requests that
 share nothing, in turns: the harness on seeded random questions, its best of several batch sizes; ours on the whole
@@ -64,6 +65,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="two subjects, few questions: to try the script")
     parser.add_argument("--full", action="store_true", help="all questions of MMLU, for us")
     parser.add_argument("--alone", action="store_true", help="ours alone")
+    parser.add_argument("--subjects", nargs="+", help="these subjects of MMLU alone, and no other requests")
     options = parser.parse_args()
     if options.quick:
         options.questions = 4
@@ -81,9 +83,11 @@ def _sets(options: argparse.Namespace) -> dict[str, tuple[list[Request], list[Re
     """Name -> what we are asked, and what the others are."""
     data, count, seed, few = options.data, options.questions, options.seed, 12 if options.quick else None
     found = {}
-    for subject in SUBJECTS[-2:] if options.quick else SUBJECTS:
+    for subject in options.subjects or (SUBJECTS[-2:] if options.quick else SUBJECTS):
         requests = mmlu(data, subject)[:few]
         found[f"mmlu_{subject}"] = requests, drawn(requests, count, seed)
+    if options.subjects:
+        return found
     requests = [request for subject in CHAT_SUBJECTS for request in chat(data, subject)[:few]]
     found["chat"] = requests, drawn(requests, 4 * count, seed)
     requests = drawn(unshared(data), 4 * count, seed)
@@ -236,8 +240,7 @@ def _summary(options: argparse.Namespace, sets: dict[str, Any], bench: Bench) ->
         "baseline": "lm-eval hf, best batch size" if "hf_s" in seconds else None,
         "ratio": seconds["hf_s"] / seconds["ours_s"] if "hf_s" in seconds else None,
         "loop_ratio": seconds["loop_s"] / seconds["ours_s"] if "loop_s" in seconds else None,
-        "chat_ratio": sets["chat"].get("hf_ratio"),
-        "unshared_ratio": sets["unshared"].get("hf_ratio"),
+        **{f"{name}_ratio": sets[name].get("hf_ratio") for name in ("chat", "unshared") if name in sets},
         "efficiency": min(each["efficiency"] for each in measured.values()),
         "useful_fraction": min(each["useful_fraction"] for each in measured.values()),
         "weighted": seconds,

@@ -27,6 +27,8 @@ from jaxift.scoring.store import ScoreStore
 
 ROOT = Path(__file__).resolve().parents[1]
 COUNT = 200
+KILLS = int(os.environ.get("JAXIFT_KILLS", "3"))
+PART_STEPS = 24 // KILLS  # a part more for every kill
 COLUMNS = ["id", "option", "logprob", "num_tokens", "num_bytes", "num_chars", "is_greedy"]
 
 
@@ -62,7 +64,7 @@ def command(file, out, model, *more):
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch):
     """Cuts a run into many parts, so that it can be stopped between them."""
-    monkeypatch.setattr(engine, "Layout", functools.partial(Layout, part_steps=8))
+    monkeypatch.setattr(engine, "Layout", functools.partial(Layout, part_steps=PART_STEPS))
 
 
 def run(capsys, *arguments, code=0):
@@ -263,7 +265,6 @@ def test_wrong_requests_are_named_by_their_line(capsys, requests, tiny_folder, t
     assert "requests.jsonl:3: id 'q0'" in run(capsys, file, tmp_path / "out.parquet", tiny_folder, code=2)
 
 
-KILLS = int(os.environ.get("JAXIFT_KILLS", "3"))
 
 
 def test_a_text_that_has_no_tokens_is_named_by_its_id_in_every_shard(capsys, requests, tiny_folder, tmp_path):
@@ -293,7 +294,7 @@ def write(self, part, answers):
     time.sleep(0.3)
     plain(self, part, answers)
 ScoreStore.write = write
-engine.Layout = functools.partial(engine.Layout, part_steps=8)
+engine.Layout = functools.partial(engine.Layout, part_steps=PART_STEPS)
 from jaxift.cli import main
 sys.exit(main(sys.argv[1:]))
 """
@@ -306,7 +307,8 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(capsys, requests, 
     rng, counts = random.Random(0), [0]
     for _ in range(KILLS):
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        asked = [sys.executable, "-c", SLOW_PARTS, *command(file, out, tiny_folder)]
+        slow = SLOW_PARTS.replace("PART_STEPS", str(PART_STEPS))
+        asked = [sys.executable, "-c", slow, *command(file, out, tiny_folder)]
         process = subprocess.Popen(asked, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         while process.poll() is None and len(list(parts.glob("*.parquet"))) <= counts[-1]:
             time.sleep(0.02)
