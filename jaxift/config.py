@@ -31,6 +31,13 @@ another. `isolated`: the context alone, and of an answer letter the last token t
 release of Ren et al. 2024; with SentencePiece it can be another token than the one that follows `Answer:`).
 """
 
+MmluSubjects = Literal[
+    "all", "medicine", "history", "engineering", "jurisprudence", "law",
+    "not medicine", "not history", "not engineering", "not jurisprudence", "not law",
+]  # fmt: skip
+"""Subjects of MMLU: those of a domain of the study, or all others; law is a part of jurisprudence."""
+XiezhiPart = Literal["train", "dev", "test"]
+
 BASE = "BASE"  # the arm name of the untuned model, evaluated like every cell
 
 
@@ -73,18 +80,39 @@ class Fields(Frozen):
     """Optional."""
 
 
+class Xiezhi(Frozen):
+    """A part of the study's split of one Xiezhi source."""
+
+    domain: Literal["Engineering", "History", "Science", "Jurisprudence"]
+    """What an item's labels must hold."""
+    part: XiezhiPart
+
+
 class QuestionSource(Frozen):
     """Where questions are read from."""
 
     path: str
-    """A file, relative to the study's data_dir."""
-    format: Literal["jsonl", "mmlu_csv"] = "jsonl"
-    """jsonl: an object a line, see `fields`. mmlu_csv: no header; question, options..., letter."""
+    """A file, relative to the study's data_dir; of MMLU also a folder of SUBJECT_SPLIT.csv files."""
+    format: Literal["jsonl", "mmlu_csv", "xiezhi"] = "jsonl"
+    """jsonl: an object a line, see `fields`. mmlu_csv: no header; question, options..., letter. xiezhi: a raw source of
+    the benchmark, JSONL with question, labels, answer, and options one a line; see `xiezhi`."""
     fields: Fields = Fields()
+    subjects: MmluSubjects = "all"
+    """Of a folder of MMLU, the files of these subjects."""
+    xiezhi: Xiezhi | None = None
+    """Which items of a Xiezhi source."""
     shuffle_seed: int | None = None
     """Shuffle before `limit` by this seed; none keeps the file's order."""
     limit: Count | None = None
     """Keep the first so many."""
+
+    @model_validator(mode="after")
+    def _fits_its_format(self) -> "QuestionSource":
+        if (self.format == "xiezhi") != (self.xiezhi is not None):
+            raise ValueError(f"{self.path}: format xiezhi and the key xiezhi (domain, part) go together")
+        if self.subjects != "all" and self.format != "mmlu_csv":
+            raise ValueError(f"{self.path}: subjects are chosen from a folder of format mmlu_csv")
+        return self
 
 
 class DomainConfig(Frozen):

@@ -265,8 +265,6 @@ def test_wrong_requests_are_named_by_their_line(capsys, requests, tiny_folder, t
     assert "requests.jsonl:3: id 'q0'" in run(capsys, file, tmp_path / "out.parquet", tiny_folder, code=2)
 
 
-
-
 def test_a_text_that_has_no_tokens_is_named_by_its_id_in_every_shard(capsys, requests, tiny_folder, tmp_path):
     file = requests([*rows(9), {"id": "last", "context": "A", "options": [" B", "  "]}])
     for more in ((), ("--shard", "2/2")):

@@ -10,8 +10,11 @@ from typing import Any
 from etils import epath
 
 from jaxift.config import SPLITS, DomainConfig, Fields, QuestionSource
+from jaxift.data import mmlu, xiezhi
 from jaxift.data.questions import LETTERS, Question
 from jaxift.errors import UserError
+
+XIEZHI_OPTIONS = 4  # items with another number of options are left out
 
 
 def read_domain(domain: DomainConfig, data_dir: str) -> dict[str, list[Question]]:
@@ -58,11 +61,15 @@ def read_sources(sources: Sequence[QuestionSource], data_dir: str) -> list[Quest
 
 
 def read_source(source: QuestionSource, data_dir: str) -> list[Question]:
-    """Reads one file, then shuffles and limits as the source says."""
+    """Reads one file or folder, then shuffles and limits as the source says."""
     path = epath.Path(data_dir) / source.path
-    text = _read_text(path)
-    rows = _mmlu_rows(text, path) if source.format == "mmlu_csv" else _jsonl_rows(text, path, source)
-    questions = list(rows)
+    match source.format:
+        case "mmlu_csv":
+            questions = [question for file in _mmlu_files(path, source) for question in _mmlu_rows(file)]
+        case "xiezhi":
+            questions = _xiezhi_part(path, source)
+        case _:
+            questions = list(_jsonl_rows(path, source))
     if source.shuffle_seed is not None:
         random.Random(source.shuffle_seed).shuffle(questions)
     return questions[: source.limit]
@@ -77,9 +84,15 @@ def _read_text(path: epath.Path) -> str:
         raise UserError(f"{path}: cannot be read as UTF-8 text: {error}") from None
 
 
-def _jsonl_rows(text: str, path: epath.Path, source: QuestionSource) -> Iterator[Question]:
+def _jsonl_rows(path: epath.Path, source: QuestionSource) -> Iterator[Question]:
+    for number, where, row in _objects(path):
+        yield _question(row, where, f"{source.path.removesuffix(path.suffix)}-{number}", source.fields)
+
+
+def _objects(path: epath.Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
+    """The objects of a JSONL file, each with the number of its line, and how a message names it."""
     # not splitlines(): a JSON string may hold U+2028 and the like, which are no line ends of JSONL
-    for number, line in enumerate(text.split("\n"), 1):
+    for number, line in enumerate(_read_text(path).split("\n"), 1):
         if not line.strip():
             continue
         where = f"{path}:{number}"
@@ -89,7 +102,7 @@ def _jsonl_rows(text: str, path: epath.Path, source: QuestionSource) -> Iterator
             raise UserError(f"{where}: not valid JSON ({error}); write one object a line") from None
         if not isinstance(row, dict):
             raise UserError(f"{where}: holds {type(row).__name__}, not an object; write one object a line")
-        yield _question(row, where, f"{source.path.removesuffix(path.suffix)}-{number}", source.fields)
+        yield number, where, row
 
 
 def _question(row: dict[str, Any], where: str, default_id: str, fields: Fields) -> Question:
@@ -134,9 +147,55 @@ def _answer_index(answer: Any, options: Sequence[str], where: str) -> int:
     raise UserError(f"{where}: answer {answer!r} is not among the options; give an index, a letter or an option's text")
 
 
-def _mmlu_rows(text: str, path: epath.Path) -> Iterator[Question]:
-    subject = path.stem.rsplit("_", 1)[0]
-    for number, row in enumerate(csv.reader(io.StringIO(text, newline="")), 1):
+def _xiezhi_part(path: epath.Path, source: QuestionSource) -> list[Question]:
+    """The items of a raw source that belong to a part of the study's split, with their places in the source as ids."""
+    assert source.xiezhi is not None
+    domain, fields = source.xiezhi.domain, Fields()
+    usable = []
+    for _, where, row in _objects(path):
+        options, labels = row.get("options"), row.get("labels")
+        if not isinstance(options, str) or not isinstance(labels, list):
+            raise UserError(f"{where}: fields 'options' (a text) and 'labels' (a list) are needed in a Xiezhi source")
+        if domain in labels and len(options.split("\n")) == XIEZHI_OPTIONS:
+            options = options.split("\n")
+            if row.get("answer") not in options:
+                raise UserError(
+                    f"{where}: answer {row.get('answer')!r} is not among the options; give an option's text"
+                )
+            # the first of equal options counts, as in the study's own split
+            given = {**row, "options": options, "answer": options.index(row["answer"])}
+            given["id"] = f"xiezhi-{domain.lower()}-{len(usable)}"
+            usable.append(_question(given, where, "", fields))
+    return [usable[place] for place in xiezhi.split(domain, len(usable))[source.xiezhi.part]]
+
+
+def _mmlu_files(path: epath.Path, source: QuestionSource) -> list[epath.Path]:
+    """The file itself, or the files of a folder that hold the chosen subjects."""
+    if not path.is_dir():
+        return [path]
+    found = sorted(path.glob("*.csv"))
+    files = {_mmlu_subject(file): file for file in found}
+    if twice := [file for file in found if file != files[_mmlu_subject(file)]]:
+        raise UserError(
+            f"{path}: holds more than one file of a subject, e.g. {twice[0].name}; give a folder of one split"
+        )
+    if unknown := sorted(files.keys() - mmlu.SUBCATEGORY.keys()):
+        raise UserError(f"{files[unknown[0]]}: {unknown[0]!r} is no subject of MMLU; name files SUBJECT_SPLIT.csv")
+    wanted = mmlu.chosen_subjects(source.subjects)
+    if absent := [subject for subject in wanted if subject not in files]:
+        raise UserError(
+            f"{path}: holds no file of {', '.join(absent[:3])} ({len(absent)} subjects are missing); add them"
+        )
+    return [files[subject] for subject in wanted]
+
+
+def _mmlu_subject(path: epath.Path) -> str:
+    return path.stem.rsplit("_", 1)[0]
+
+
+def _mmlu_rows(path: epath.Path) -> Iterator[Question]:
+    subject = _mmlu_subject(path)
+    for number, row in enumerate(csv.reader(io.StringIO(_read_text(path), newline="")), 1):
         where = f"{path}: row {number}"
         if len(row) < 4:
             raise UserError(f"{where}: has {len(row)} columns; expected question, options, letter")

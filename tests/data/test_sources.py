@@ -2,11 +2,13 @@
 
 import csv
 import json
+import re
 from collections import Counter
 
 import pytest
 
 from jaxift.config import DomainConfig, Fields, QuestionSource
+from jaxift.data.mmlu import SUBCATEGORY
 from jaxift.data.sources import read_domain, read_source, read_sources
 from jaxift.errors import UserError
 
@@ -229,3 +231,125 @@ def test_arc_reads_with_three_to_five_options(shared_data):
     sources = [QuestionSource(path=f"arc/{file.name}", fields=fields) for file in files]
     questions = read_sources(sources, str(shared_data))
     assert {len(question.options) for question in questions} == {3, 4, 5}
+
+
+# MMLU's folders, and the study's split of Xiezhi
+
+COUNTS = {  # of MMLU's test questions, as the paper has them
+    "medicine": (1640, 12402), "history": (930, 13112), "engineering": (145, 13897), "jurisprudence": (4840, 9202),
+}  # fmt: skip
+
+
+def mmlu_folder(folder, subjects=SUBCATEGORY):
+    for number, subject in enumerate(sorted(subjects)):
+        rows = [(f"{subject} {count}?", "a", "b", "c", "d", "B") for count in range(1 + number % 3)]
+        write_csv(folder, *rows, name=f"{subject}_test.csv")
+    return folder
+
+
+def read_mmlu(folder, which):
+    return read_source(QuestionSource(path=folder.name, format="mmlu_csv", subjects=which), str(folder.parent))
+
+
+@pytest.mark.parametrize("domain", COUNTS)
+def test_a_domain_and_the_others_are_all_subjects(tmp_path, domain):
+    folder = mmlu_folder(tmp_path)
+    inside, outside, whole = (read_mmlu(folder, which) for which in (domain, f"not {domain}", "all"))
+    assert not {q.subject for q in inside} & {q.subject for q in outside}
+    assert Counter(q.id for q in [*inside, *outside]) == Counter(q.id for q in whole)
+    assert len({q.subject for q in whole}) == 57
+
+
+def test_law_is_a_part_of_jurisprudence(tmp_path):
+    folder = mmlu_folder(tmp_path)
+    law, more = ({q.subject for q in read_mmlu(folder, which)} for which in ("law", "jurisprudence"))
+    assert law == {"international_law", "jurisprudence", "professional_law"}
+    assert law < more
+    assert len(more) == 15
+
+
+@pytest.mark.parametrize("domain", COUNTS)
+def test_counts_of_mmlu_are_the_papers(shared_data, domain):
+    found = tuple(len(read_mmlu(shared_data / "mmlu" / "test", which)) for which in (domain, f"not {domain}"))
+    assert found == COUNTS[domain]
+
+
+def test_a_file_of_no_subject_is_refused(tmp_path):
+    mmlu_folder(tmp_path, [*SUBCATEGORY, "astrology"])
+    with pytest.raises(UserError, match=r"astrology_test.csv: 'astrology' is no subject of MMLU"):
+        read_mmlu(tmp_path, "medicine")
+
+
+def test_a_folder_of_two_splits_is_refused(tmp_path):
+    mmlu_folder(tmp_path)
+    write_csv(tmp_path, ("virology?", "a", "b", "c", "d", "B"), name="virology_dev.csv")
+    with pytest.raises(UserError, match=r"more than one file of a subject, e.g. virology_dev.csv"):
+        read_mmlu(tmp_path, "history")
+
+
+def test_a_subject_without_a_file_is_refused(tmp_path):
+    mmlu_folder(tmp_path, SUBCATEGORY.keys() - {"virology"})
+    assert read_mmlu(tmp_path, "history")
+    with pytest.raises(UserError, match=r"holds no file of virology \(1 subjects are missing\)"):
+        read_mmlu(tmp_path, "medicine")
+
+
+def xiezhi_source(folder, count, **changes):
+    """A raw source of so many usable items, between items of another domain and with other numbers of options."""
+    made = []
+    for number in range(count):
+        item = {"question": f"{number}?", "labels": ["Law", "Engineering"], "answer": "b", "options": "a\nb\nc\nd"}
+        made += [{**item, "labels": ["Law"]}, {**item, "options": "a\nb\nc"}, item | changes]
+    write(folder, *made, name="raw.jsonl")
+
+
+def read_xiezhi(folder, part, domain="Engineering", path="raw.jsonl"):
+    source = {"path": path, "format": "xiezhi", "xiezhi": {"domain": domain, "part": part}}
+    return read_source(QuestionSource.model_validate(source), str(folder))
+
+
+def test_parts_of_a_xiezhi_source_are_its_usable_items(tmp_path):
+    xiezhi_source(tmp_path, 300)
+    parts = {part: read_xiezhi(tmp_path, part) for part in ("test", "dev", "train")}
+    assert {part: len(questions) for part, questions in parts.items()} == {"test": 250, "dev": 10, "train": 40}
+    everything = [question for questions in parts.values() for question in questions]
+    assert sorted(int(q.question[:-1]) for q in everything) == list(range(300))
+    assert all(q.id == f"xiezhi-engineering-{q.question[:-1]}" and q.answer == 1 for q in everything)
+
+
+@pytest.mark.parametrize("domain", ["Engineering", "Jurisprudence"])
+@pytest.mark.parametrize("part", ["test", "dev"])
+def test_the_published_split_of_xiezhi_comes_out(shared_data, domain, part):
+    found = read_xiezhi(shared_data / "xiezhi", part, domain, f"source_{domain}.jsonl")
+    text = (shared_data / "xiezhi" / domain.lower() / f"{part}.jsonl").read_text(encoding="utf-8")
+    published = [json.loads(line) for line in text.splitlines()]
+    assert [q.id for q in found] == [f"xiezhi-{domain.lower()}-{row['id']}" for row in published]
+    assert [(q.question, list(q.options), q.answer) for q in found] == [
+        (row["question"], row["choices"], row["answer"]) for row in published
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"answer": "e"}, "answer 'e' is not among the options"),
+        ({"answer": ["a"]}, "is not among the options"),
+        ({"options": ["a", "b"]}, "fields 'options' (a text) and 'labels' (a list)"),
+        ({"labels": "Engineering"}, "fields 'options' (a text) and 'labels' (a list)"),
+    ],
+)
+def test_a_broken_xiezhi_source_is_refused(tmp_path, changes, named):
+    xiezhi_source(tmp_path, 3, **changes)
+    with pytest.raises(UserError, match=r"raw.jsonl:3: .*" + re.escape(named)):
+        read_xiezhi(tmp_path, "test")
+
+
+@pytest.mark.parametrize("given", [{"format": "xiezhi"}, {"xiezhi": {"domain": "History", "part": "dev"}}])
+def test_format_and_part_of_xiezhi_go_together(given):
+    with pytest.raises(ValueError, match="go together"):
+        QuestionSource.model_validate({"path": "raw.jsonl", **given})
+
+
+def test_subjects_are_chosen_from_mmlu_alone():
+    with pytest.raises(ValueError, match="subjects are chosen from a folder of format mmlu_csv"):
+        QuestionSource(path="raw.jsonl", subjects="law")
