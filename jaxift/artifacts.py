@@ -179,6 +179,11 @@ class RunDirectory:
         whole = all(self.exists(name) and self._hash(name) == made for name, made in manifest["files"].items())
         return "done" if manifest["key"] == key and whole else "stale"
 
+    def changed(self, unit: str, inputs: Mapping[str, str]) -> list[str]:
+        """Names of a unit's inputs whose digests are others than when it was done; those that it had not among them."""
+        before = (self.manifest(unit) or {}).get("inputs", {})
+        return [name for name, value in inputs.items() if before.get(name) != value]
+
     def outputs(self, unit: str) -> str:
         """Digest of what a finished unit made; raises UserError where it is not finished."""
         manifest = self.manifest(unit)

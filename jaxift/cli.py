@@ -1,6 +1,7 @@
 """The command line: parses, calls the study, and turns refused input into one line and exit code 2."""
 
 import contextlib
+import dataclasses
 import io
 import os
 import re
@@ -15,7 +16,7 @@ import tyro
 from pydantic import ValidationError
 from rich.console import Console
 
-from jaxift import __version__, model_commands, score_command
+from jaxift import __version__, model_commands, release_command, score_command
 from jaxift.artifacts import STUDY_FILE, RunDirectory, cache_folder
 from jaxift.config import StudyConfig, describe, load_study, parse_study
 from jaxift.console import Reporter
@@ -28,6 +29,8 @@ usage: jaxift VERB ...
 
   demo                 the whole study on a synthetic world and its embedded base model, in about two minutes
   run CONFIG           a whole study: what is done is skipped, what is stale is done again
+  import-release DIR --out OUT
+                       the arms that the paper's authors released, ready to be tuned on (--build.released OUT)
   world VERB           the synthetic world: `pretrain` its base model, write its `questions`, `check` a model
 
 models, each a Hugging Face or orbax folder, a Hub id (owner/name) or an address (gs://bucket/model):
@@ -40,7 +43,8 @@ models, each a Hugging Face or orbax folder, a Hub id (owner/name) or an address
 
 stages of a study, each of which can be run alone:
   probe CONFIG         ask the base model every question, few-shot: what does it believe?
-  build CONFIG         draw instruction sets that agree (HAR), disagree (INC) or self-align (SELF) with it
+  explain CONFIG       let the base model explain its own answers, where arms are trained on explanations
+  build CONFIG         draw instruction sets that agree (HAR), disagree (INC) or self-align (SELF) with it, and controls
   tune CONFIG          fine-tune the base model on each set, one cell a domain, arm and seed
   evaluate CONFIG      ask the tuned models the held-out (HOMO), in-domain (ID) and out-of-domain (OOD) questions
   analyze CONFIG       accuracies with intervals, and how consistent their knowledge stayed
@@ -49,6 +53,8 @@ stages of a study, each of which can be run alone:
 CONFIG is a study's YAML file (see configs/) or the directory of a started run. Every field can be overridden:
   jaxift run configs/smollm2_arc.yaml --model.path DIR --tune.learning-rate 1e-5 --seeds 0 1 2
   jaxift run CONFIG --help     lists the fields with their present values
+  jaxift run CONFIG --dry-run  says what is done and what there is to do: cells, steps, tokens, disk
+  jaxift tune CONFIG --only 'medicine-INC*' 'history-*-s0'      some cells alone; evaluate and run take it too
 
 exit codes: 0 done, 2 refused input (one line says what and how to mend it), 130 interrupted (the same command goes on)
 """
@@ -78,7 +84,8 @@ def _dispatch(arguments: list[str]) -> int:
     elif verb in ("-V", "--version"):
         print(f"jaxift {__version__}")
     elif verb == "demo":
-        _study(_override(_demo_config(rest), rest, "jaxift demo"), None)
+        how, rest = _how(rest, "jaxift demo")
+        _study(_override(_demo_config(rest), rest, "jaxift demo"), None, how)
     elif verb == "world":
         from jaxift.world import commands  # imported here: a wrong verb need not wait for it
 
@@ -89,21 +96,50 @@ def _dispatch(arguments: list[str]) -> int:
         return lm_eval.main(rest)
     elif verb in model_commands.KINDS:
         return model_commands.main(_parsed(model_commands.KINDS[verb], rest, f"jaxift {verb}"), Console())
+    elif verb == "import-release":
+        release_command.main(_parsed(release_command.ImportRelease, rest, "jaxift import-release"), Console())
     elif verb in score_command.KINDS:
         return score_command.main(_parsed(score_command.KINDS[verb], rest, f"jaxift {verb}"), Console())
     elif verb in VERBS:
-        _study(_configured(verb, rest), VERBS[verb])
+        how, rest = _how(rest, f"jaxift {verb}")
+        _study(_configured(verb, rest), VERBS[verb], how)
     else:
-        known = ("demo", "world", "lm-eval", *model_commands.KINDS, *score_command.KINDS, *VERBS)
+        known = ("demo", "world", "import-release", "lm-eval", *model_commands.KINDS, *score_command.KINDS, *VERBS)
         raise UserError(f"unknown verb {verb!r}; known are {', '.join(known)}; see jaxift --help")
     return 0
 
 
 VERBS: dict[str, tuple[str, ...] | None] = {
     "run": None,
-    **{stage: (stage,) for stage in ("probe", "build", "tune", "evaluate", "analyze")},
+    **{stage: (stage,) for stage in ("probe", "explain", "build", "tune", "evaluate", "analyze")},
     "report": ("analyze", "report"),
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class How:
+    """How a study's stages are run, beside what its configuration says."""
+
+    dry_run: bool = False
+    """Say what there is to do, and do nothing."""
+    only: tuple[str, ...] = ()
+    """Patterns of the cells to tune and evaluate."""
+
+
+def _how(rest: list[str], program: str) -> tuple[How, list[str]]:
+    """What is said of the running, and the arguments that are left."""
+    left, only, dry, taking = [], [], False, False
+    for argument in rest:
+        taking = argument == "--only" or (taking and not argument.startswith("-"))
+        if argument == "--dry-run":
+            dry = True
+        elif taking and argument != "--only":
+            only.append(argument)
+        elif not taking:
+            left.append(argument)
+    if "--only" in rest and not only:
+        raise UserError(f"{program}: --only needs at least one cell, or a pattern of cells such as '*-INC-s0'")
+    return How(dry, tuple(only)), left
 
 
 def _configured(verb: str, rest: list[str]) -> StudyConfig:
@@ -171,12 +207,18 @@ def _one_line(box: str) -> str:
     return re.sub(r" \[type=.*$", "", text)  # pydantic appends its error's type, the input, and a link
 
 
-def _study(config: StudyConfig, stages: tuple[str, ...] | None) -> None:
-    """Runs stages of a study (None: all), then prints what came out."""
-    from jaxift.study import STAGES, Study
+def _study(config: StudyConfig, stages: tuple[str, ...] | None, how: How) -> None:
+    """Runs stages of a study (None: all), then prints what came out; a dry run prints what there is to do."""
+    from jaxift.study import Study
+    from jaxift.units import STAGES
 
     console, started = Console(), time.monotonic()
-    study = Study(config)
+    study = Study(config, how.only)
+    if how.dry_run:
+        from jaxift.forecast import forecast, show  # imported here: it brings JAX, as running does
+
+        show(forecast(study), console)
+        return
     console.print(f"study {config.name} in {config.run_path}", highlight=False, markup=False)
     study.execute(stages or STAGES, Reporter(console))
     if (stages or STAGES)[-1] in ("analyze", "report"):

@@ -2,19 +2,20 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
+from jaxift.arms import Arm, canonical, parse_arm
 from jaxift.errors import UserError
+from jaxift.source_config import Count, Frozen, QuestionSource
 
-Arm = Literal["HAR", "INC", "SELF"]
 TEST_SETS = ("homo", "id", "ood")
 SPLITS = ("train", *TEST_SETS)
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
-Count = Annotated[int, Field(ge=1)]
+ArmName = Annotated[str, AfterValidator(canonical)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -30,13 +31,6 @@ split after as many tokens as the context has alone. `separate`: each alone, the
 another. `isolated`: the context alone, and of an answer letter the last token that it has as a text of its own (the
 release of Ren et al. 2024; with SentencePiece it can be another token than the one that follows `Answer:`).
 """
-
-MmluSubjects = Literal[
-    "all", "medicine", "history", "engineering", "jurisprudence", "law",
-    "not medicine", "not history", "not engineering", "not jurisprudence", "not law",
-]  # fmt: skip
-"""Subjects of MMLU: those of a domain of the study, or all others; law is a part of jurisprudence."""
-XiezhiPart = Literal["train", "dev", "test"]
 
 BASE = "BASE"  # the arm name of the untuned model, evaluated like every cell
 
@@ -60,61 +54,6 @@ class Cell:
         return f"cells/{self.id}/checkpoints"
 
 
-class Frozen(BaseModel):
-    """A configuration value: immutable, unknown keys refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Fields(Frozen):
-    """Names of the columns of a JSONL question file."""
-
-    id: str = "id"
-    """Unique id of a question; where the column is absent, the row number serves."""
-    question: str = "question"
-    options: str = "options"
-    """A list of 2 to 26 strings."""
-    answer: str = "answer"
-    """Index of the true option, its letter, or its text."""
-    subject: str = "subject"
-    """Optional."""
-
-
-class Xiezhi(Frozen):
-    """A part of the study's split of one Xiezhi source."""
-
-    domain: Literal["Engineering", "History", "Science", "Jurisprudence"]
-    """What an item's labels must hold."""
-    part: XiezhiPart
-
-
-class QuestionSource(Frozen):
-    """Where questions are read from."""
-
-    path: str
-    """A file, relative to the study's data_dir; of MMLU also a folder of SUBJECT_SPLIT.csv files."""
-    format: Literal["jsonl", "mmlu_csv", "xiezhi"] = "jsonl"
-    """jsonl: an object a line, see `fields`. mmlu_csv: no header; question, options..., letter. xiezhi: a raw source of
-    the benchmark, JSONL with question, labels, answer, and options one a line; see `xiezhi`."""
-    fields: Fields = Fields()
-    subjects: MmluSubjects = "all"
-    """Of a folder of MMLU, the files of these subjects."""
-    xiezhi: Xiezhi | None = None
-    """Which items of a Xiezhi source."""
-    shuffle_seed: int | None = None
-    """Shuffle before `limit` by this seed; none keeps the file's order."""
-    limit: Count | None = None
-    """Keep the first so many."""
-
-    @model_validator(mode="after")
-    def _fits_its_format(self) -> "QuestionSource":
-        if (self.format == "xiezhi") != (self.xiezhi is not None):
-            raise ValueError(f"{self.path}: format xiezhi and the key xiezhi (domain, part) go together")
-        if self.subjects != "all" and self.format != "mmlu_csv":
-            raise ValueError(f"{self.path}: subjects are chosen from a folder of format mmlu_csv")
-        return self
-
-
 class DomainConfig(Frozen):
     """One study domain: the pool that arms are drawn from, and its three test sets."""
 
@@ -130,6 +69,9 @@ class DomainConfig(Frozen):
     """Other questions of the same domain."""
     ood: tuple[QuestionSource, ...]
     """Questions of other domains."""
+    overlap: Literal["refuse", "drop"] = "refuse"
+    """What becomes of training and dev questions that are also tested on, and of training questions that occur twice or
+    are demonstrations, compared by their text and options, whatever the case, spacing and punctuation."""
 
 
 class ModelConfig(Frozen):
@@ -163,6 +105,8 @@ class ProbeConfig(Frozen):
 
     prompt: Literal["paper", "cloze", "world"] = "paper"
     """A pair of templates (probe and instruction) from data/prompts.py."""
+    chat: Literal["study", "model"] = "study"
+    """Around an instruction: the study's own conversation, or the chat template of the model's tokenizer."""
     formulation: Literal["mcf", "cf"] = "mcf"
     """mcf: the probability of the option's letter. cf: of the option's own text."""
     normalization: Literal["sum", "per_token", "per_byte", "per_char"] = "sum"
@@ -173,20 +117,64 @@ class ProbeConfig(Frozen):
     """Python's random shuffles the dev questions by it; the first `shots` serve every question of the domain."""
     rotations: bool = False
     """Average the training pool's probabilities over all rotations of the options, against position bias."""
+    prior_questions: Annotated[int, Field(ge=0)] = 0
+    """Ask so many training questions in all rotations, and divide the preference for places that they show out of the
+    answers to all others, asked once (PriDe); 0 corrects nothing."""
+    draws: Count = 1
+    """Ask the training pool with so many draws of demonstrations (by demonstration_seed and the seeds after it)."""
+    samples: Annotated[int, Field(ge=0)] = 0
+    """Answers sampled per training question, over its draws and rotations, to tell weak knowledge from none."""
+    sample_temperature: Positive = 0.5
     threshold: Share = 0.5
     """Belief counts as knowledge only above this probability of the predicted option."""
+
+
+class GeneralConfig(Frozen):
+    """General instructions that are mixed into every arm."""
+
+    path: str
+    """A JSON list, or JSONL, of objects with instruction, input and output; relative to the study's data_dir."""
+    share: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
+    """How many, for each item of an arm."""
+
+
+class ExplainConfig(Frozen):
+    """How the base model explains answers, where arms need that; temperature and the like are the paper's."""
+
+    temperature: NonNegative = 0.7
+    top_p: Annotated[float, Field(gt=0, le=1)] = 0.8
+    max_new_tokens: Count = 256
+    """A text that has not come to its end by then is over-long: its item is left out of the arms that need it."""
+    seed: Annotated[int, Field(ge=0, lt=1 << 32)] = 0
 
 
 class BuildConfig(Frozen):
     """How instruction sets are built from the probe."""
 
-    arms: tuple[Arm, ...] = ("HAR", "INC", "SELF")
+    arms: tuple[ArmName, ...] = ("HAR", "INC", "SELF")
+    """Names as HAR, INC+context or SELF@0.4, see jaxift/arms.py."""
     cap: Count | None = None
     """Largest number of items an arm; all arms of a domain have equal size."""
     minimum: Count = 1
     """A domain with fewer qualifying items an arm is refused."""
     response_format: Literal["letter", "option", "letter_and_option"] = "letter_and_option"
     """What the model is trained to answer."""
+    explanations: bool = False
+    """Train on an explanation after the answer: the source's own for the true answer, the base model's for its own."""
+    explain: ExplainConfig = ExplainConfig()
+    context: Literal["context", "explanation"] = "context"
+    """What +context puts before a question: its field context, or its explanation."""
+    refusal: str = "I am not sure about the answer to this question."
+    """What REFUSAL trains on."""
+    general: GeneralConfig | None = None
+    """General instructions, the same in the same places of every arm."""
+    released: str = ""
+    """A folder made by `jaxift import-release`: its arms are taken as they are, instead of being drawn."""
+
+    @property
+    def parsed(self) -> tuple[Arm, ...]:
+        """What the arms' names say."""
+        return tuple(parse_arm(name) for name in self.arms)
 
 
 class TuneConfig(Frozen):
@@ -259,6 +247,10 @@ class StudyConfig(Frozen):
                     raise ValueError(f"domain {domain.name} has no {split} source; name at least one file")
             if self.probe.shots and not domain.dev:
                 raise ValueError(f"domain {domain.name} has no dev source, but probe.shots is {self.probe.shots}")
+        self._read_outs_fit()
+        return self
+
+    def _read_outs_fit(self) -> None:
         if (self.probe.formulation == "cf") != (self.probe.prompt == "cloze"):
             raise ValueError(
                 f"probe.formulation {self.probe.formulation} does not go with probe.prompt {self.probe.prompt}: "
@@ -268,7 +260,15 @@ class StudyConfig(Frozen):
             raise ValueError("probe.formulation cf reads option texts; set build.response_format to option")
         if self.probe.formulation == "mcf" and self.build.response_format == "option":
             raise ValueError("probe.formulation mcf reads letters; set build.response_format to one with the letter")
-        return self
+        if self.probe.prior_questions and (self.probe.rotations or self.probe.formulation == "cf"):
+            raise ValueError(
+                "probe.prior_questions corrects letters asked once: set probe.rotations false, formulation mcf"
+            )
+        if self.probe.chat == "model" and self.probe.prompt == "world":
+            raise ValueError("probe.chat model does not go with probe.prompt world, which is no conversation")
+        for arm in self.build.parsed:
+            if arm.has("unexplained") and not self.build.explanations:
+                raise ValueError(f"build.arms: {arm.name} is {arm.plain} itself; set build.explanations true")
 
     @property
     def run_path(self) -> str:
@@ -290,12 +290,20 @@ def describe(error: ValidationError, source: str) -> str:
 
 def parse_study(text: str, source: str) -> StudyConfig:
     """Reads a study from YAML text; raises UserError naming `source` and the field."""
+    return _validated(_mapping(text, source), source)
+
+
+def _mapping(text: str, source: str) -> dict[str, Any]:
     try:
         data = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise UserError(f"{source}: not valid YAML: {error}") from None
     if not isinstance(data, dict):
         raise UserError(f"{source}: a study is a mapping of keys, see configs/ for examples")
+    return data
+
+
+def _validated(data: dict[str, Any], source: str) -> StudyConfig:
     try:
         return StudyConfig.model_validate(data)
     except ValidationError as error:
@@ -303,14 +311,31 @@ def parse_study(text: str, source: str) -> StudyConfig:
 
 
 def load_study(path: str | Path) -> StudyConfig:
-    """Reads a study's YAML file; raises UserError naming file and field."""
-    path = Path(path)
+    """Reads a study's YAML file; raises UserError naming file and field.
+
+    The key `extends` names another file, relative to this one, whose keys hold where this one has none; of a mapping
+    (`model`, `tune`), its own keys.
+    """
+    return _validated(_extended(Path(path), ()), str(path))
+
+
+def _extended(path: Path, before: tuple[Path, ...]) -> dict[str, Any]:
+    """A YAML file's mapping laid over that of the file which it extends."""
+    if path in before:
+        raise UserError(f"{path}: extends itself; remove the key extends")
     if not path.is_file():
         raise UserError(f"{path}: no such configuration file; see configs/ for examples")
     try:
-        return parse_study(path.read_text(encoding="utf-8"), str(path))
+        data = _mapping(path.read_text(encoding="utf-8"), str(path))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as text: {error}") from None
+    if "extends" not in data:
+        return data
+    extended = _extended(path.parent / str(data.pop("extends")), (*before, path))
+    for key, value in data.items():
+        whole = isinstance(value, dict) and isinstance(extended.get(key), dict)
+        extended[key] = {**extended[key], **value} if whole else value
+    return extended
 
 
 def dump_study(config: StudyConfig) -> str:

@@ -37,18 +37,22 @@ class Reporter:
 
     @contextmanager
     def unit(self, stage: str, name: str, reason: str) -> Iterator[None]:
-        """Frames one unit; `reason` says why it is done (missing or stale)."""
+        """Frames one unit; `reason` says why it is done: missing, or stale and what has changed."""
         started = time.monotonic()
         if self._bars and self._detail is not None:
             self._bars.reset(self._detail, description=f"  {name}", total=None)
-        if reason == "stale":
-            self.console.print(f"{stage:9s} {name}: its inputs have changed, done again", highlight=False, markup=False)
+        if reason.startswith("stale"):
+            self.console.print(f"{stage:9s} {name}: done again, {reason}", highlight=False, markup=False)
         yield
         if self._bars:
             self._bars.advance(self._whole)
         if not self.console.is_terminal:
             seconds = time.monotonic() - started
             self.console.print(f"{stage:9s} {name}: {seconds:.1f} s", highlight=False, markup=False)
+
+    def note(self, stage: str, name: str, text: str) -> None:
+        """Says what a unit's result is worth knowing for."""
+        self.console.print(f"{stage:9s} {name}: {text}", highlight=False, markup=False)
 
     def advance(self, done: int, total: int) -> None:
         """Progress inside the current unit."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 from pathlib import Path
 
 # before anything imports JAX or transformers
@@ -131,6 +132,21 @@ def shared_data():
     if not SHARED_DATA.is_dir():
         pytest.skip(f"{SHARED_DATA} is absent")
     return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def smollm2_folder(tmp_path_factory):
+    """SmolLM2-135M-Instruct as a Hugging Face folder: named by the environment, or made by a tool."""
+    given = os.environ.get("JAXIFT_SMOLLM2")
+    folder = Path(given) if given else tmp_path_factory.mktemp("smollm2") / "model"
+    tool = Path(__file__).resolve().parents[2] / "shared" / "tools" / "get_smollm2"
+    if not (folder / "model.safetensors").is_file():
+        if not tool.is_file():
+            pytest.skip(f"{folder} holds no model (set JAXIFT_SMOLLM2) and {tool} is absent")
+        done = subprocess.run([str(tool), str(folder)], capture_output=True, text=True, check=False)
+        if done.returncode:
+            pytest.skip(f"{tool} failed: {done.stderr.strip()[-200:]}")
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from jaxift.arms import mixtures
 from jaxift.config import StudyConfig, dump_study, load_study, parse_study
 from jaxift.errors import UserError
 
@@ -9,7 +10,8 @@ MINIMAL = """
 name: tiny
 model: {path: m}
 domains:
-  - {name: d, train: [{path: a}], dev: [{path: b}], homo: [{path: c}], id: [{path: e}], ood: [{path: f}]}
+  - {name: d, train: [{path: a.jsonl}], dev: [{path: b.jsonl}], homo: [{path: c.jsonl}], id: [{path: e.jsonl}],
+     ood: [{path: f.jsonl}]}
 """
 
 
@@ -52,10 +54,16 @@ def test_the_defaults_are_the_papers():
         ("model: {path: m}", "model: {path: m}\nanalyze: {seed: -1}", "analyze.seed"),
         ("model: {path: m}", "model: {path: m}\nbuild: {response_format: option}", "build.response_format"),
         ("model: {path: m}", "model: {path: m}\nbuild: {arms: [HAR, WHAT]}", "build.arms"),
-        ("train: [{path: a}]", "train: []", "train"),
-        ("dev: [{path: b}]", "dev: []", "dev"),
+        ("model: {path: m}", "model: {path: m}\nbuild: {arms: [HAR, INC+matched]}", "build.arms"),
+        ("model: {path: m}", "model: {path: m}\nbuild: {arms: [SELF, SELF@1, SELF@1.0]}", "build.arms"),
+        ("model: {path: m}", "model: {path: m}\nbuild: {arms: [HAR, HAR+unexplained]}", "build.explanations"),
+        ("model: {path: m}", "model: {path: m}\nbuild: {general: {path: g, share: -1}}", "build.general.share"),
+        ("model: {path: m}", "model: {path: m}\nprobe: {prior_questions: 9, rotations: true}", "probe.prior_questions"),
+        ("model: {path: m}", "model: {path: m}\nprobe: {prompt: world, chat: model}", "probe.chat"),
+        ("train: [{path: a.jsonl}]", "train: []", "train"),
+        ("dev: [{path: b.jsonl}]", "dev: []", "dev"),
         ("name: d,", "name: 'd/../../x',", "domains.0.name"),
-        ("homo: [{path: c}]", "homo: [{path: c, limit: 0}]", "domains.0.homo.0.limit"),
+        ("homo: [{path: c.jsonl}]", "homo: [{path: c.jsonl, limit: 0}]", "domains.0.homo.0.limit"),
     ],
 )
 def test_a_bad_value_is_refused_in_one_line_that_names_its_field(old: str, new: str, named: str):
@@ -81,3 +89,30 @@ def test_every_committed_study_is_valid_and_its_header_says_how_to_run_it(path: 
     assert isinstance(load_study(path), StudyConfig)
     header = path.read_text(encoding="utf-8").split("name:")[0]
     assert "jaxift run" in header
+
+
+def test_a_study_may_extend_another(tmp_path):
+    (tmp_path / "base.yaml").write_text(MINIMAL + "tune: {epochs: 7, batch_size: 9}\nseeds: [1, 2]\n")
+    (tmp_path / "next.yaml").write_text("extends: base.yaml\nname: next\ntune: {epochs: 8}\nseeds: [3]\n")
+    base, found = load_study(tmp_path / "base.yaml"), load_study(tmp_path / "next.yaml")
+    tune = base.tune.model_copy(update={"epochs": 8})
+    assert found == base.model_copy(update={"name": "next", "tune": tune, "seeds": (3,)})
+
+
+@pytest.mark.parametrize(("name", "expected"), [("itself.yaml", "extends itself"), ("gone.yaml", "gone.yaml: no such")])
+def test_what_cannot_be_extended_is_refused(tmp_path, name, expected):
+    (tmp_path / "itself.yaml").write_text(f"extends: {name}\nname: x\n")
+    with pytest.raises(UserError, match=expected):
+        load_study(tmp_path / "itself.yaml")
+
+
+def test_the_papers_configurations_differ_by_model_alone():
+    folder = Path(__file__).resolve().parents[1] / "configs" / "paper"
+    studies = {path.stem: load_study(path) for path in folder.glob("*.yaml")}
+    assert set(studies) == {"llama2_7b", "llama2_13b", "llama2_70b", "mistral_7b"}
+    rates = {name: study.tune.learning_rate for name, study in studies.items()}
+    assert rates == {"llama2_7b": 2e-5, "llama2_13b": 2e-5, "llama2_70b": 2e-5, "mistral_7b": 1e-5}
+    for study in studies.values():
+        assert [domain.name for domain in study.domains] == ["medicine", "history", "engineering", "jurisprudence"]
+        assert study.domains == studies["llama2_7b"].domains
+        assert list(mixtures(study.build.arms).values()) == [0, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1]

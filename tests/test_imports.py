@@ -13,27 +13,34 @@ ROOT = Path(__file__).resolve().parents[1]
 # first to last; a module imports from its own or an earlier layer
 LAYERS = (
     ("errors",),
+    ("arms", "source_config"),
     ("config", "artifacts"),
     ("data", "parallel", "analysis"),
+    ("intervention",),
     ("models",),
     ("scoring",),
     ("tuning",),
     ("stages",),
-    ("study", "world", "model_commands", "score_command", "lm_eval"),
+    ("units",),
+    ("study", "world", "model_commands", "score_command", "release_command", "lm_eval"),
+    ("forecast",),
     ("cli",),
     ("__main__",),
 )
 # beside the layers: module -> who may import it
 ASIDE = {"console": ("console", "study", "cli", "__main__")}
 # these stand in one layer, and do not know each other
-APART = set(itertools.permutations(("study", "world", "model_commands", "score_command", "lm_eval"), 2))
+APART = set(
+    itertools.permutations(("study", "world", "model_commands", "score_command", "release_command", "lm_eval"), 2)
+)
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 JAX = {"jax", "jaxlib", "flax", "optax", "orbax", "chex", "jaxtyping"}
 WITHOUT_JAX = (
-    "data.questions", "data.prompts", "data.sources", "analysis.consistency", "analysis.exp1", "analysis.statistics",
-    "analysis.summary", "analysis.tables", "stages.build", "stages.analyze", "stages.report", "config", "artifacts",
-    "errors", "console", "study", "model_commands", "score_command", "scoring.requests", "scoring.request_file",
-    "scoring.rows", "scoring.store",
+    "arms", "source_config", "data.questions", "data.prompts", "data.sources", "data.release", "intervention.arms",
+    "intervention.explanations", "intervention.facts", "intervention.general", "analysis.consistency",
+    "analysis.exp1", "analysis.statistics", "analysis.summary", "analysis.tables", "stages.build", "stages.analyze",
+    "stages.report", "config", "artifacts", "errors", "console", "units", "study", "model_commands", "score_command",
+    "release_command", "scoring.requests", "scoring.request_file", "scoring.rows", "scoring.store",
 )  # fmt: skip
 
 

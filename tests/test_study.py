@@ -1,4 +1,5 @@
 import io
+import json
 import os
 import signal
 import subprocess
@@ -10,10 +11,13 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from jaxift.artifacts import RunDirectory
 from jaxift.config import StudyConfig, dump_study, parse_study
 from jaxift.console import Reporter
 from jaxift.errors import UserError
-from jaxift.study import STAGES, Study, cells
+from jaxift.forecast import forecast
+from jaxift.study import Study
+from jaxift.units import STAGES, cells
 from jaxift.world import MODEL_DIR, write_questions
 
 SCORES = ("homo", "id", "ood")
@@ -42,10 +46,10 @@ def small(questions: Path, run: Path, **changes) -> StudyConfig:
     return StudyConfig.model_validate(raw)
 
 
-def execute(config: StudyConfig, stages=STAGES) -> str:
+def execute(config: StudyConfig, stages=STAGES, only=()) -> str:
     """Runs stages and returns what was printed."""
     out = io.StringIO()
-    Study(config).execute(stages, Reporter(Console(file=out, width=200)))
+    Study(config, only).execute(stages, Reporter(Console(file=out, width=200)))
     return out.getvalue()
 
 
@@ -90,7 +94,7 @@ def test_a_second_run_does_nothing_and_says_so(finished):
     config, _ = finished
     before = contents(config)
     printed = execute(config)
-    assert printed.count("done before") == len(STAGES)
+    assert printed.count("done before") == len(STAGES) - 1  # no arm needs explanations
     assert contents(config) == before
 
 
@@ -108,16 +112,17 @@ def test_a_changed_setting_redoes_its_stage_and_what_follows_alone(questions, tm
     assert "probe     1 of 1 done before" in printed
     assert "build     1 of 1 done before" in printed
     for unit in ("medicine-HAR-s0/tune", "medicine-HAR-s0/evaluate"):
-        assert f"cells/{unit}: its inputs have changed" in printed
-    assert "medicine-BASE/evaluate: its inputs" not in printed
-    assert "analysis: its inputs have changed" in printed
+        changed = "tune" if unit.endswith("tune") else "the model"
+        assert f"cells/{unit}: done again, stale: {changed} changed" in printed
+    assert "medicine-BASE/evaluate: done again" not in printed
+    assert "analysis: done again, stale: the scores changed" in printed
 
 
 def test_a_unit_interrupted_under_other_settings_is_done_again_under_the_old_ones(questions, tmp_path, monkeypatch):
     config = small(questions, tmp_path / "run")
     execute(config, ("probe", "build"))
     changed = small(questions, tmp_path / "run", build={"cap": 3})
-    monkeypatch.setattr("jaxift.study.build", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr("jaxift.units.build", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         execute(changed, ("build",))
     monkeypatch.undo()
@@ -141,9 +146,9 @@ def test_what_a_probe_has_scored_is_kept_until_it_is_marked_done(questions, tmp_
 def test_changed_questions_make_everything_stale(questions, tmp_path):
     execute(small(questions, tmp_path / "run"), ("probe",))
     changed = small(questions, tmp_path / "run", probe={"shots": 1})
-    with pytest.raises(UserError, match=r"probe/medicine is stale; run `jaxift probe`"):
+    with pytest.raises(UserError, match=r"probe/medicine is stale: probe changed; run `jaxift probe`"):
         execute(changed, ("build",))
-    assert "probe/medicine: its inputs have changed" in execute(changed, ("probe",))
+    assert "probe/medicine: done again, stale: probe changed" in execute(changed, ("probe",))
 
 
 def test_stages_run_one_by_one_give_the_study(finished, questions, tmp_path):
@@ -159,6 +164,89 @@ def test_analysis_and_report_need_neither_model_nor_questions(finished, tmp_path
         update={"data_dir": "/absent", "model": config.model.model_copy(update={"path": "/absent"})}
     )
     assert "report" in execute(moved, ("analyze", "report"))
+
+
+def test_a_file_that_is_gone_is_named_as_the_reason(questions, tmp_path):
+    config = small(questions, tmp_path / "run")
+    execute(config, ("probe",))
+    (tmp_path / "run/probe/medicine/id.parquet").unlink()
+    assert "probe/medicine: done again, stale: a file that it made changed" in execute(config, ("probe",))
+
+
+def test_fewer_items_than_the_cap_are_told(questions, tmp_path):
+    printed = execute(small(questions, tmp_path / "run", build={"cap": 50}), ("probe", "build"))
+    [line] = [line for line in printed.splitlines() if "fewer than build.cap 50" in line]
+    size = int(line.split(":")[1].split()[0])
+    arms = [path.read_text().splitlines() for path in (tmp_path / "run/arms/medicine/s0").glob("*.jsonl")]
+    assert {len(items) for items in arms} == {size}
+
+
+def test_some_cells_alone_are_tuned_and_evaluated(questions, tmp_path):
+    config = small(questions, tmp_path / "run")
+    execute(config, only=("*-INC-s0", "medicine-BASE"))
+    assert {path.name for path in (tmp_path / "run/cells").iterdir()} == {"medicine-INC-s0", "medicine-BASE"}
+    assert not (tmp_path / "run/manifest.json").exists()
+    assert "HAR" in (tmp_path / "run/report.md").read_text().split("## Missing")[1]
+    assert "1 done before" in execute(config, ("tune",))
+    with pytest.raises(UserError, match=r"--only nothing\*: matches no cell; they are medicine-BASE, medicine-HAR-s0"):
+        Study(config, ("nothing*",))
+
+
+def test_a_forecast_counts_what_a_run_then_does(questions, tmp_path):
+    config = small(questions, tmp_path / "run")
+    before = forecast(Study(config))
+    assert not (tmp_path / "run").exists()
+    assert before.states["probe"] == ["missing"]
+    assert before.states["tune"] == ["a stage before is not done"]
+    assert all("at most" in line.note for line in before.lines if line.stage == "tune")
+    execute(config)
+    after = forecast(Study(config))
+    assert {state for states in after.states.values() for state in states} == {"done"}
+    root = tmp_path / "run"
+    metrics = [path.read_text().splitlines() for path in root.glob("cells/*/metrics.jsonl")]
+    assert after.steps == sum(map(len, metrics)) <= before.steps
+    saved = [path for path in root.glob("cells/*/checkpoints/**/*") if path.is_file()]
+    assert 0.5 < sum(path.stat().st_size for path in saved) / after.disk < 1.5
+    [probed] = [line for line in after.lines if line.stage == "probe"]
+    pool = 60 * 4  # every rotation of four options
+    assert probed.work == f"{pool + 24 + 24 + 3 * 8} prompts"
+
+
+EXPERIMENTS = ["HAR", "INC", "SELF", "INC+context", "SELF@0.5", "HAR+matched", "INC+balanced", "SELF_ALL", "REFUSAL"]
+
+
+def test_every_experiment_runs_to_its_report(questions, tmp_path):
+    config = small(questions, tmp_path / "run", build={"arms": EXPERIMENTS}, tune={"epochs": 1})
+    execute(config)
+    report = (tmp_path / "run/report.md").read_text()
+    for shown in ("INC+context − INC", "Exp-III", "50.0", "over the mixtures of Exp-III", "HAR+matched − INC"):
+        assert shown in report
+    plain, contextual = (
+        [json.loads(line) for line in (tmp_path / f"run/arms/medicine/s0/{arm}.jsonl").read_text().splitlines()]
+        for arm in ("INC", "INC+context")
+    )
+    for one, other in zip(plain, contextual, strict=True):
+        assert other["prompt"].startswith("Instruction Context ")
+        assert other["prompt"].endswith(one["prompt"].removeprefix("Instruction "))
+    assert [item["response"] for item in plain] == [item["response"] for item in contextual]
+
+
+def test_several_draws_a_prior_and_samples_go_into_the_probe(questions, tmp_path):
+    probe = {"rotations": False, "prior_questions": 10, "draws": 2, "samples": 8}
+    config = small(questions, tmp_path / "run", probe=probe)
+    execute(config, ("probe",))
+    run = RunDirectory.open(config.run_path)
+    rows = run.read_rows("probe/medicine/train.parquet")
+    assert {row["known"] for row in rows} <= {"HighlyKnown", "MaybeKnown", "WeaklyKnown", "Unknown"}
+    assert len({row["known"] for row in rows}) >= 3
+    shares = {row["greedy_share"] for row in rows}
+    assert {0.0, 0.5, 1.0} <= shares
+    assert all((row["known"] == "HighlyKnown") == (row["greedy_share"] == 1) for row in rows)
+    facts = run.manifest("probe/medicine")
+    assert facts is not None
+    prior = facts["place_prior"]["4"]
+    assert len(prior) == 4
+    assert abs(sum(prior) - 1) < 1e-9
 
 
 def command(config: StudyConfig, folder: Path) -> list[str]:

@@ -23,7 +23,6 @@ PAPER_DIFFERENCES: dict[str, tuple[float, ...]] = {
     "HAR-INC": (0.1127, 0.1458, 0.1457),
     "SELF-INC": (0.0525, 0.0978, 0.0697),
 }
-CONTRASTS = (("HAR", "INC"), ("SELF", "INC"), ("HAR", "SELF"))
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jaxift.analysis.exp1 import CONTRASTS, FEW_SHOT
+from jaxift.analysis.exp1 import FEW_SHOT
+from jaxift.arms import contrasts
 from jaxift.config import BASE
 
 Analysis = Mapping[str, Any]
@@ -60,7 +61,7 @@ def arms_shown(analysis: Analysis, among: Collection[str]) -> list[str]:
 
 def contrasts_shown(analysis: Analysis) -> list[str]:
     """Names of the differences that the analysis holds, in the order of all tables."""
-    names = ("-".join(pair) for pair in CONTRASTS)
+    names = ("-".join(pair) for pair in contrasts(analysis["study"]["arms"]))
     return [name for name in names if name in analysis["exp1"]["differences"]]
 
 
@@ -148,6 +149,19 @@ def consistency_table(analysis: Analysis) -> Table:
     return Table("consistency", caption, header, tuple(groups))
 
 
+def mixture_table(analysis: Analysis) -> Table:
+    """Exp-III: what a share of the base's own answers does; without rows where no arm mixes both answers."""
+    rows = []
+    for arm, share in analysis["exp3"].items():
+        sets = analysis["exp1"]["accuracy"].get(arm)
+        if sets:
+            kept = (f"{analysis['consistency'][arm][test_set]['rank_consistency']:.3f}" for test_set in LABELS)
+            rows.append(Row(percent(share), (*(estimate(sets[test_set]) for test_set in LABELS), *kept)))
+    header = ("own answers, %", *LABELS.values(), *(f"rank consistency, {label}" for label in LABELS.values()))
+    caption = "Exp-III: the items of INC, a share of them trained on the base's own answer, the rest on the true one."
+    return Table("exp3", caption, header, (("", tuple(rows)),))
+
+
 def exp4_table(analysis: Analysis) -> Table:
     """Exp-IV: the partial correlation by test set, or why there is none."""
     rows = []
@@ -156,7 +170,11 @@ def exp4_table(analysis: Analysis) -> Table:
         value = entry["partial_spearman"]
         shown = f"none: {entry['reason']}" if value is None else f"{value:+.2f}"
         rows.append(Row(label, (str(entry["cells"]), shown)))
-    caption = "Exp-IV: partial Spearman correlation of rank consistency with tuned accuracy, given the base's accuracy."
+    over = "the mixtures of Exp-III" if analysis["exp3"] else "all tuned cells"
+    caption = (
+        "Exp-IV: partial Spearman correlation of rank consistency with tuned accuracy, given the base's accuracy, over "
+        f"{over}."
+    )
     return Table("exp4", caption, ("test set", "tuned cells", "correlation"), (("", tuple(rows)),))
 
 

@@ -4,7 +4,17 @@ A subject's subcategory is that of the benchmark's authors (Hendrycks et al. 202
 of Ren et al. 2024.
 """
 
-from jaxift.config import MmluSubjects
+import csv
+import io
+from collections.abc import Iterator
+
+from etils import epath
+
+from jaxift.data.fields import checked
+from jaxift.data.questions import LETTERS, Question
+from jaxift.data.tables import read_text
+from jaxift.errors import UserError
+from jaxift.source_config import MmluSubjects
 
 _SUBJECTS = {
     "biology": ("college_biology", "high_school_biology"),
@@ -59,3 +69,52 @@ def chosen_subjects(which: MmluSubjects) -> list[str]:
         for subject, name in SUBCATEGORY.items()
         if which == "all" or (name in _DOMAINS[domain]) == (which == domain)
     )
+
+
+def questions(path: epath.Path, which: MmluSubjects) -> Iterator[Question]:
+    """The questions of a file SUBJECT_SPLIT.csv, or of a folder of them those of the chosen subjects.
+
+    Raises UserError naming file, row and what is wrong with it.
+    """
+    return (question for file in _files(path, which) for question in _rows(file))
+
+
+def _files(path: epath.Path, which: MmluSubjects) -> list[epath.Path]:
+    """The file itself, or the files of a folder that hold the chosen subjects."""
+    if not path.is_dir():
+        return [path]
+    found = sorted(path.glob("*.csv"))
+    files = {_subject(file): file for file in found}
+    if twice := [file for file in found if file != files[_subject(file)]]:
+        raise UserError(
+            f"{path}: holds more than one file of a subject, e.g. {twice[0].name}; give a folder of one split"
+        )
+    if unknown := sorted(files.keys() - SUBCATEGORY.keys()):
+        raise UserError(f"{files[unknown[0]]}: {unknown[0]!r} is no subject of MMLU; name files SUBJECT_SPLIT.csv")
+    wanted = chosen_subjects(which)
+    if absent := [subject for subject in wanted if subject not in files]:
+        raise UserError(
+            f"{path}: holds no file of {', '.join(absent[:3])} ({len(absent)} subjects are missing); add them"
+        )
+    return [files[subject] for subject in wanted]
+
+
+def _subject(path: epath.Path) -> str:
+    return path.stem.rsplit("_", 1)[0]
+
+
+def _rows(path: epath.Path) -> Iterator[Question]:
+    subject = _subject(path)
+    for number, row in enumerate(csv.reader(io.StringIO(read_text(path), newline="")), 1):
+        where = f"{path}: row {number}"
+        if len(row) < 4:
+            raise UserError(f"{where}: has {len(row)} columns; expected question, options, letter")
+        question, *options, letter = row
+        if len(letter) != 1 or letter not in LETTERS[: len(options)]:
+            raise UserError(
+                f"{where}: answer {letter!r} is not among the options; give a letter A to {LETTERS[len(options) - 1]}"
+            )
+        answer = LETTERS.index(letter)
+        yield checked(
+            where, id=f"{path.stem}-{number}", question=question, options=tuple(options), answer=answer, subject=subject
+        )

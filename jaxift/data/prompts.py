@@ -1,7 +1,8 @@
 """Renders questions as prompts: str -> str, no tokens.
 
 A *style* is a pair of templates: `probe` asks the base model, with demonstrations; `instruction` asks the tuned model,
-zero-shot. All texts of one style come from one table below.
+zero-shot. All texts of one style come from one table below. `wrapper`, where a function takes it, is the conversation
+around an instruction, in place of the study's own.
 """
 
 import dataclasses
@@ -20,7 +21,8 @@ CHAT = (
 class Template:
     """How one question becomes text: header + question + one `option` each + cue, inside `wrapper`.
 
-    `answer` is what precedes an answer's own text; a demonstration shows its answer as `shown` and closes with `end`.
+    `question` has a place for `context`, which is put there in the form of `context` where there is any. `answer` is
+    what precedes an answer's own text; a demonstration shows its answer as `shown` and closes with `end`.
     """
 
     header: str
@@ -30,6 +32,7 @@ class Template:
     answer: str
     shown: Literal["letter", "option", "letter_and_option"] = "letter"
     end: str = ""
+    context: str = "{context}\n\n"
     wrapper: str = "{prompt}"
 
 
@@ -47,29 +50,34 @@ STYLES = {
     # as in the authors' release: no space between "Answer:" and the letter, a space before the header's newlines
     "paper": Style(
         probe=Template(
-            _PAPER_HEADER, "{question}\n", "{letter}. {option}\n", "Answer:", "", "letter_and_option", "\n\n"
+            _PAPER_HEADER, "{context}{question}\n", "{letter}. {option}\n", "Answer:", "", "letter_and_option", "\n\n"
         ),
-        instruction=Template(_PAPER_HEADER, "{question}\n", "{letter}. {option}\n", "Answer:", "", wrapper=CHAT),
+        instruction=Template(
+            _PAPER_HEADER, "{context}{question}\n", "{letter}. {option}\n", "Answer:", "", wrapper=CHAT
+        ),
     ),
     # the options' own text is the continuation, so they are not listed
     "cloze": Style(
         probe=Template("", "Question: {question}\n", "", "Answer:", " ", "option", "\n\n"),
-        instruction=Template("", "{question}", "", "", "", wrapper=CHAT),
+        instruction=Template("", "{context}{question}", "", "", "", wrapper=CHAT),
     ),
     # the synthetic world's two templates; its tokens are words
     "world": Style(
         probe=Template("", "Question {question} ?", " {letter} {option}", " Answer", " ", "letter", " "),
-        instruction=Template("", "Instruction {question} ?", " {letter} {option}", " Response", " "),
+        instruction=Template(
+            "", "Instruction {context}{question} ?", " {letter} {option}", " Response", " ", context="{context} "
+        ),
     ),
 }
 
 
-def _item(template: Template, question: Question) -> str:
+def _item(template: Template, question: Question, context: str = "") -> str:
     options = "".join(
         template.option.format(letter=letter, option=option)
         for letter, option in zip(LETTERS, question.options, strict=False)
     )
-    return template.question.format(question=question.question) + options + template.cue
+    before = template.context.format(context=context) if context else ""
+    return template.question.format(question=question.question, context=before) + options + template.cue
 
 
 def _answer_text(question: Question, index: int, form: str) -> str:
@@ -84,13 +92,28 @@ def probe_prompt(style: str, domain: str, shown: Sequence[Question], question: Q
         _item(template, shot) + template.answer + _answer_text(shot, shot.answer, template.shown) + template.end
         for shot in shown
     )
-    return template.wrapper.format(prompt=template.header.format(domain=domain) + shots + _item(template, question))
+    header = template.header.format(domain=question.header or domain)
+    return wrap(header + shots + _item(template, question), template.wrapper)
 
 
-def instruction_prompt(style: str, domain: str, question: Question) -> str:
-    """The zero-shot prompt that the model is tuned and evaluated on, up to where the response begins."""
+def instruction_prompt(style: str, domain: str, question: Question, context: str = "", wrapper: str = "") -> str:
+    """The zero-shot prompt that the model is tuned and evaluated on, up to where the response begins.
+
+    A `context` stands before the question, after the header (Exp-II).
+    """
     template = STYLES[style].instruction
-    return template.wrapper.format(prompt=template.header.format(domain=domain) + _item(template, question))
+    prompt = template.header.format(domain=question.header or domain) + _item(template, question, context)
+    return wrap(prompt, wrapper or template.wrapper)
+
+
+def general_prompt(instruction: str, text: str, wrapper: str = "") -> str:
+    """A general instruction and the text that it is about (which may be empty) as the user's turn of a conversation."""
+    return wrap(f"{instruction}\n{text}" if text else instruction, wrapper or CHAT)
+
+
+def wrap(prompt: str, wrapper: str) -> str:
+    """A prompt inside a conversation; braces of the conversation's own are left alone."""
+    return wrapper.replace("{prompt}", prompt)
 
 
 def continuations(template: Template, question: Question, formulation: str) -> tuple[str, ...]:
@@ -99,6 +122,7 @@ def continuations(template: Template, question: Question, formulation: str) -> t
     return tuple(template.answer + _answer_text(question, index, form) for index in range(len(question.options)))
 
 
-def response(style: str, question: Question, index: int, form: str) -> str:
-    """What the model is tuned to answer when option `index` is taken for the answer."""
-    return STYLES[style].instruction.answer + _answer_text(question, index, form)
+def response(style: str, question: Question, index: int, form: str, explanation: str = "") -> str:
+    """What the model is tuned to answer when option `index` is taken for the answer; an explanation follows it."""
+    answer = STYLES[style].instruction.answer + _answer_text(question, index, form)
+    return f"{answer}\n\n{explanation}" if explanation else answer

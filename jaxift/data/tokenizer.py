@@ -66,6 +66,23 @@ class Tokenizer:
             "seam": self.seam,
         }
 
+    @property
+    def conversation(self) -> str:
+        """The tokenizer's chat template around a user's turn, {prompt}, up to where the assistant's begins.
+
+        The BOS token that it writes is left out where sequences begin with it anyway. Raises UserError where there is
+        no template, or where it does not take a user's turn as it is.
+        """
+        turn = [{"role": "user", "content": "{prompt}"}]
+        try:
+            text = str(self.backend.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
+        except Exception as error:  # no template, or one that fails: of many kinds
+            told = " ".join(str(error).split())[:200]
+            raise UserError(f"the tokenizer's chat template cannot be used: {told}; set probe.chat to study") from None
+        if text.count("{prompt}") != 1:
+            raise UserError("the tokenizer's chat template changes the user's turn; set probe.chat to study")
+        return text.removeprefix(str(self.backend.bos_token)) if self.bos is not None else text
+
     def encode(self, text: str) -> list[int]:
         """Token ids of a text that begins a sequence, BOS included once where the policy has one."""
         return self._begun(text, self._ids([text])[0])

@@ -104,19 +104,14 @@ def readings(
     ]
 
 
-def believe(reading: np.ndarray, prior: np.ndarray | None = None) -> Belief:
-    """What a reading [prompts, rotations, places] says of the options, averaged over prompts and rotations.
+def believe(reading: np.ndarray) -> Belief:
+    """What a reading [prompts, rotations, places] says of the options, averaged over prompts and rotations."""
+    return Belief(by_option(reading).mean(0), by_option(softmax(reading)).mean(0))
 
-    A `prior` over the places is divided out of each distribution first (Zheng et al. 2024, PriDe, equation 7).
-    """
-    scores = reading if prior is None else reading - np.log(prior)
-    probs = softmax(scores)
-    return Belief(
-        *(
-            np.mean([np.roll(each[:, r], -r, axis=-1) for r in range(each.shape[1])], axis=(0, 1))
-            for each in (scores, probs)
-        )
-    )
+
+def corrected(reading: np.ndarray, prior: np.ndarray | None) -> np.ndarray:
+    """A reading with a prior over the places divided out of it (Zheng et al. 2024, PriDe, equation 7)."""
+    return reading if prior is None else reading - np.log(prior)
 
 
 def place_prior(found: Sequence[np.ndarray]) -> np.ndarray:
@@ -131,6 +126,29 @@ def place_prior(found: Sequence[np.ndarray]) -> np.ndarray:
         raise ValueError(f"a place prior needs readings of all rotations and equally many options, not {shapes}")
     means = [np.log(softmax(reading)).mean(axis=(0, 1)) for reading in found]
     return np.mean([softmax(mean) for mean in means], axis=0)
+
+
+def by_option(reading: np.ndarray) -> np.ndarray:
+    """A reading [prompts, rotations, places] as [variants, options]: each option's value wherever it stood."""
+    return np.concatenate([np.roll(reading[:, r], -r, axis=-1) for r in range(reading.shape[1])])
+
+
+def knowledge(reading: np.ndarray, gold: int, samples: int, temperature: float, seed: Sequence[int]) -> dict[str, Any]:
+    """How well a question is known over its prompts and rotations (Gekhman et al. 2024, table 2).
+
+    `greedy_share`: how often the best option is the true one. `known`: HighlyKnown (always), MaybeKnown (sometimes),
+    WeaklyKnown (never, but among `samples` answers drawn at `temperature`, as many of each variant as can be), Unknown.
+    """
+    scores = by_option(reading)
+    share = float(np.mean(scores.argmax(-1) == gold))
+    drawn = np.random.default_rng(list(seed)).random(samples)
+    cumulative = np.cumsum(softmax(scores / temperature), axis=-1)[np.arange(samples) % len(scores)]
+    answers = (cumulative < drawn[:, None]).sum(-1)
+    if share:
+        known = "HighlyKnown" if share == 1 else "MaybeKnown"
+    else:
+        known = "WeaklyKnown" if (answers == gold).any() else "Unknown"
+    return {"greedy_share": share, "known": known}
 
 
 def _lengths(question: Question, answer: Score, probe: ProbeConfig) -> np.ndarray:

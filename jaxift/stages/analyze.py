@@ -1,7 +1,7 @@
 """Turns the scores of all cells into `analysis.json`: accuracies, consistency, Exp-I and Exp-IV. NumPy and SciPy only.
 
 All accuracies, differences and shares are fractions of 1; an `interval` is [low, high]; SET is homo, id or ood; an ARM
-is BASE_FEW_SHOT (the probe), BASE (untuned, zero-shot), HAR, INC or SELF.
+is BASE_FEW_SHOT (the probe), BASE (untuned, zero-shot), or an arm of the study.
 
     study        name, model, prompt, formulation, shots, seeds, domains, arms
     settings     resamples, confidence, seed
@@ -15,7 +15,8 @@ is BASE_FEW_SHOT (the probe), BASE (untuned, zero-shot), HAR, INC or SELF.
                  differences: {"HAR-INC": {SET: difference, interval, by_domain, paper (its mean, other models)}}
     consistency  {ARM: {SET: rank_consistency, kl, agreement, right_to_wrong, wrong_to_right (shares)}}: cells averaged
                  over seeds, then over domains
-    exp4         {SET: cells, partial_spearman or null, reason or null}
+    exp3         {ARM: share of the base's own answers} of the arms that mix them with the true ones; may be empty
+    exp4         {SET: cells, partial_spearman or null, reason or null}: over the cells of exp3, where there are any
 
 An arm without scores is left out, in a domain too. How the intervals are drawn: `jaxift.analysis.exp1`.
 """
@@ -29,6 +30,7 @@ from numpy.typing import NDArray
 
 from jaxift.analysis import consistency, exp1
 from jaxift.analysis.statistics import partial_spearman, percentile_interval
+from jaxift.arms import contrasts, mixtures
 from jaxift.artifacts import RunDirectory
 from jaxift.config import BASE, TEST_SETS, Cell, StudyConfig
 from jaxift.errors import UserError
@@ -73,7 +75,9 @@ def analyze(config: StudyConfig, run: RunDirectory, cells: Sequence[Cell]) -> li
         _analyze_set(config, test_set, scores, result["exp1"], entries)
     result["cells"] = list(entries.values())
     result["consistency"] = _mean_consistency(result["cells"])
-    result["exp4"] = {test_set: _exp4(result["cells"], test_set) for test_set in TEST_SETS}
+    result["exp3"] = mixtures(config.build.arms)
+    counted = [entry for entry in result["cells"] if entry["arm"] in (result["exp3"] or config.build.arms)]
+    result["exp4"] = {test_set: _exp4(counted, test_set) for test_set in TEST_SETS}
     run.write_json(FILE, result)
     return [FILE]
 
@@ -183,7 +187,7 @@ def _analyze_set(
         summary = exp1.arm_accuracy(resampled, arm, options.confidence)
         if summary is not None:
             exp1_result["accuracy"].setdefault(arm, {})[test_set] = summary
-    for pair in exp1.CONTRASTS:
+    for pair in contrasts(config.build.arms):
         name, summary = "-".join(pair), exp1.arm_difference(resampled, pair, options.confidence)
         if summary is not None:
             reported = exp1.PAPER_DIFFERENCES.get(name)
@@ -238,7 +242,7 @@ def _shares(entry: Mapping[str, Any]) -> list[float]:
 
 def _exp4(entries: Rows, test_set: str) -> dict[str, Any]:
     """Does a tuned model that kept the base's ranking answer better? The partial correlation over tuned cells."""
-    tuned = [entry["sets"][test_set] for entry in entries if entry["arm"] != BASE]
+    tuned = [entry["sets"][test_set] for entry in entries]
     columns = ([entry[name] for entry in tuned] for name in ("rank_consistency", "accuracy", "base_accuracy"))
     value, reason = None, None
     if len(tuned) < FEWEST_CELLS:

@@ -1,82 +1,100 @@
 """Build: the intervention arms of one domain, drawn from what the probe found. No JAX."""
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
+from etils import epath
 
-from jaxift.artifacts import RunDirectory
+from jaxift.arms import Pool
+from jaxift.artifacts import RunDirectory, digest
 from jaxift.config import DomainConfig, StudyConfig
-from jaxift.data.prompts import instruction_prompt, response
-from jaxift.data.questions import LETTERS, Question
+from jaxift.data.release import read_imported
 from jaxift.errors import UserError
+from jaxift.intervention.arms import Drawn, Item, Words, arm_items
+from jaxift.intervention.explanations import texts
+from jaxift.intervention.facts import arm_facts, distances
+from jaxift.intervention.general import draw_general, interleave, read_general
+from jaxift.intervention.pools import Pools, Row, Written, draw, pools
 
-Row = Mapping[str, Any]
 
-
-def build(config: StudyConfig, run: RunDirectory, domain: DomainConfig, seed: int) -> tuple[list[str], dict[str, Any]]:
+def build(
+    config: StudyConfig, run: RunDirectory, domain: DomainConfig, seed: int, wrapper: str = ""
+) -> tuple[list[str], dict[str, Any]]:
     """Writes arms/DOMAIN/sSEED/ARM.jsonl, all of equal size; returns the files and the facts for the manifest.
 
-    HAR: the base is right and sure, trained on the gold answer. INC: the base is wrong and sure, trained on the gold
-    answer. SELF: the items of INC in the same order, trained on the base's own answer (Ren et al. 2024, section 3).
+    What the arms are: `jaxift.arms`; arms of one pool have the same items in the same order, and all arms the same
+    general instructions at the same places (Ren et al. 2024, section 3). `wrapper` is the conversation around an
+    instruction where it is not the study's own. Raises UserError where too few items qualify.
     """
-    rows = run.read_rows(f"probe/{domain.name}/train.parquet")
-    har, inc = qualifying(rows, config.probe.threshold)
-    size = _size(config, domain, len(har), len(inc))
-    harmonious, incompatible = draw(har, size, seed, "HAR"), draw(inc, size, seed, "INC")
-    chosen = {
-        "HAR": [(row, row["gold"]) for row in harmonious],
-        "INC": [(row, row["gold"]) for row in incompatible],
-        "SELF": [(row, row["pred"]) for row in incompatible],
-    }
-    files, facts = [], {}
-    for arm in config.build.arms:
-        items = [_item(config, domain, row, answer) for row, answer in chosen[arm]]
+    found = _released(config, domain, seed) if config.build.released else _probed(config, run, domain, seed)
+    drawn, written, facts = found
+    words = Words(domain.words or domain.name, wrapper, written)
+    made = {arm.name: arm_items(config, arm, drawn, words) for arm in config.build.parsed}
+    size, cap = len(drawn.rows["INC"]), config.build.cap
+    general = _general(config, size, seed, wrapper)
+    if cap is not None and size < cap:
+        facts["note"] = f"{size} items an arm, fewer than build.cap {cap}: more do not qualify"
+    files = []
+    for arm, items in made.items():
+        made[arm] = interleave(items, general, seed)
         files.append(f"arms/{domain.name}/s{seed}/{arm}.jsonl")
-        run.write_jsonl(files[-1], items)
-        facts[arm] = _facts(items)
-    return files, {"arms": facts, "qualifying": {"HAR": len(har), "INC": len(inc), "probed": len(rows)}, "seed": seed}
+        run.write_jsonl(files[-1], made[arm])
+    arms = {arm: arm_facts(items) for arm, items in made.items()}
+    return files, {"arms": arms, "distances": distances(arms), "seed": seed, **facts}
 
 
-def qualifying(rows: Sequence[Row], threshold: float) -> tuple[list[Row], list[Row]]:
-    """The items that the base is sure of, above `threshold`: those that it gets right, and those that it gets wrong."""
-    sure = [row for row in rows if row["pred_prob"] > threshold]
-    return [row for row in sure if row["correct"]], [row for row in sure if not row["correct"]]
+def _probed(
+    config: StudyConfig, run: RunDirectory, domain: DomainConfig, seed: int
+) -> tuple[Drawn, Written, dict[str, Any]]:
+    """The rows that a seed draws from the probe, what the base wrote, and what is to be told of both."""
+    rows = run.read_rows(f"probe/{domain.name}/train.parquet")
+    explained = f"explanations/{domain.name}.parquet"
+    found = run.read_rows(explained) if run.exists(explained) else []
+    written = texts(found)
+    qualified = pools(rows, config.probe.threshold, config.build, written)
+    size = _size(config, domain, qualified)
+    drawn: dict[Pool, list[Row]] = {pool: draw(members, size, seed, pool) for pool, members in qualified.rows.items()}
+    counts = {pool: len(members) for pool, members in qualified.rows.items()}
+    inputs = {"probe": digest(rows), "explanations": digest(found)}
+    facts = {"qualifying": {**counts, "probed": len(rows)}, "left_out": qualified.left_out, "inputs": inputs}
+    return Drawn(drawn, qualified.rows["HAR"], seed), written, facts
 
 
-def draw(rows: Sequence[Row], size: int, seed: int, purpose: str) -> list[Row]:
-    """`size` rows in random order; the draw depends on the seed, the purpose and the rows alone."""
-    generator = np.random.default_rng([seed, *purpose.encode()])
-    return [rows[index] for index in generator.permutation(len(rows))[:size]]
-
-
-def _size(config: StudyConfig, domain: DomainConfig, har: int, inc: int) -> int:
-    settings = config.build
-    size = min(har, inc)
-    if size < settings.minimum:
+def _size(config: StudyConfig, domain: DomainConfig, qualified: Pools) -> int:
+    settings, largest = config.build, qualified.largest
+    if largest < settings.minimum:
+        dropped = sum(count for reasons in qualified.left_out.values() for count in reasons.values())
         raise UserError(
-            f"domain {domain.name}: only {har} harmonious and {inc} incompatible items above probability "
-            f"{config.probe.threshold}, {settings.minimum} needed; "
-            "probe more questions, or lower probe.threshold or build.minimum"
+            f"domain {domain.name}: only {len(qualified.rows['HAR'])} harmonious and {len(qualified.rows['INC'])} "
+            f"incompatible items above probability {config.probe.threshold} ({dropped} left out for other reasons), "
+            f"{settings.minimum} needed; the largest build.minimum is {largest}: lower it or probe.threshold, or probe "
+            "more questions"
         )
-    return size if settings.cap is None else min(size, settings.cap)
+    return largest if settings.cap is None else min(largest, settings.cap)
 
 
-def _item(config: StudyConfig, domain: DomainConfig, row: Row, answer: int) -> dict[str, Any]:
-    question = Question(row["id"], row["question"], tuple(row["options"]), row["gold"], row["subject"])
-    style = config.probe.prompt
-    return {
-        "id": row["id"],
-        "gold": row["gold"],
-        "pred": row["pred"],
-        "pred_prob": row["pred_prob"],
-        "answer": answer,
-        "prompt": instruction_prompt(style, domain.words or domain.name, question),
-        "response": response(style, question, answer, config.build.response_format),
-    }
+def _released(config: StudyConfig, domain: DomainConfig, seed: int) -> tuple[Drawn, Written, dict[str, Any]]:
+    """The rows of imported arms as they are: nothing is drawn."""
+    found = read_imported(epath.Path(config.data_dir) / config.build.released, domain.name)
+    written = {(row["id"], row["pred"]): row["own_explanation"] for row in found["INC"]}
+    rows = [*found["HAR"], *found["INC"]]
+    qualified = pools(rows, 0.0, config.build, written)
+    for pool, reasons in qualified.left_out.items():
+        if reasons:
+            raise UserError(
+                f"{config.build.released}: domain {domain.name}: of the items for {pool}, {reasons}; remove the arms "
+                "that need it from build.arms"
+            )
+    size = qualified.largest if config.build.cap is None else min(qualified.largest, config.build.cap)
+    drawn: dict[Pool, list[Row]] = {pool: members[:size] for pool, members in qualified.rows.items()}
+    drawn["ALL"] = draw(rows, size, seed, "ALL")
+    counts = {pool: len(members) for pool, members in qualified.rows.items()}
+    facts = {"qualifying": {**counts, "probed": len(rows)}, "left_out": {}, "inputs": {"released": digest(rows)}}
+    return Drawn(drawn, found["HAR"], seed), written, facts
 
 
-def _facts(items: Sequence[Row]) -> dict[str, Any]:
-    letters = Counter(LETTERS[item["answer"]] for item in items)
-    return {"items": len(items), "letters": dict(sorted(letters.items()))}
+def _general(config: StudyConfig, size: int, seed: int, wrapper: str) -> list[Item]:
+    settings = config.build.general
+    if settings is None:
+        return []
+    path = epath.Path(config.data_dir) / settings.path
+    return draw_general(read_general(path, wrapper), round(settings.share * size), seed, str(path))

@@ -1,14 +1,13 @@
 """Evaluate: one cell, zero-shot on its domain's three test sets."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
 
 from flax import nnx
 
 from jaxift.artifacts import RunDirectory
 from jaxift.config import BASE, TEST_SETS, Cell, DomainConfig, StudyConfig
 from jaxift.data.prompts import STYLES, instruction_prompt
-from jaxift.data.questions import Question
+from jaxift.data.sources import DomainQuestions
 from jaxift.models.weights import LanguageModel
 from jaxift.scoring.belief import beliefs
 from jaxift.scoring.engine import Progress
@@ -21,16 +20,18 @@ def evaluate(
     run: RunDirectory,
     cell: Cell,
     domain: DomainConfig,
-    splits: Mapping[str, Sequence[Question]],
+    questions: DomainQuestions,
     base: LanguageModel,
     key: str,
     parts: str,
+    wrapper: str = "",
     progress: Progress | None = None,
 ) -> list[str]:
     """Writes cells/ID/scores/SET.parquet with the columns of `Belief.row`; returns the files.
 
     The model is read from the cell's checkpoints; the BASE cell is the base model itself. An interrupted evaluation of
-    the same `key` goes on from what is in the folder `parts`, which the caller removes.
+    the same `key` goes on from what is in the folder `parts`, which the caller removes. `wrapper` is the conversation
+    around an instruction where it is not the study's own.
     """
     model = base
     if cell.arm != BASE:
@@ -38,12 +39,12 @@ def evaluate(
     style = config.probe.prompt
     files = [f"cells/{cell.id}/cell.json"]
     run.write_json(files[0], {"id": cell.id, **dataclasses.asdict(cell)})
-    asked = [(test_set, question) for test_set in TEST_SETS for question in splits[test_set]]
+    asked = [(test_set, question) for test_set in TEST_SETS for question in questions[test_set]]
     store = unit_store(run.path(parts), key, model.mesh.shape)
     found = beliefs(
         model,
         [question for _, question in asked],
-        lambda question: instruction_prompt(style, domain.words or domain.name, question),
+        lambda question: instruction_prompt(style, domain.words or domain.name, question, wrapper=wrapper),
         STYLES[style].instruction,
         config.probe,
         batch_tokens=config.batch_tokens,

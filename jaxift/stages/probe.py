@@ -1,60 +1,130 @@
 """Probe: what the base model believes about every question, few-shot."""
 
-from collections.abc import Mapping, Sequence
+import functools
+import random
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from jaxift.artifacts import RunDirectory
-from jaxift.config import SPLITS, DomainConfig, StudyConfig
+from jaxift.config import TEST_SETS, DomainConfig, ProbeConfig, StudyConfig
 from jaxift.data.prompts import STYLES, probe_prompt
 from jaxift.data.questions import Question, demonstrations
+from jaxift.data.sources import DomainQuestions
 from jaxift.errors import UserError
 from jaxift.models.weights import LanguageModel
-from jaxift.scoring.belief import beliefs
+from jaxift.scoring.belief import believe, corrected, knowledge, place_prior, readings
 from jaxift.scoring.engine import Progress
 from jaxift.scoring.store import unit_store
+
+Row = dict[str, Any]
 
 
 def probe(
     config: StudyConfig,
     run: RunDirectory,
     domain: DomainConfig,
-    splits: Mapping[str, Sequence[Question]],
+    questions: DomainQuestions,
     model: LanguageModel,
     key: str,
     parts: str,
     progress: Progress | None = None,
-) -> list[str]:
-    """Writes probe/DOMAIN/SPLIT.parquet for the training pool and the test sets; returns the files.
+) -> tuple[list[str], dict[str, Any]]:
+    """Writes probe/DOMAIN/SPLIT.parquet for the training pool and the test sets; returns the files and facts.
 
-    A row holds the question, its options and gold index, and the belief columns of `Belief.row`. The training pool is
-    averaged over option rotations where the config says so. An interrupted probe of the same `key` goes on from what
-    is in the folder `parts`, which the caller removes.
+    A row holds the question with all its fields and the columns of `Belief.row`. The training pool is asked as often as
+    the config says (draws of demonstrations, rotations); its rows have the columns of `knowledge` besides. An
+    interrupted probe of the same `key` goes on from what is in the folder `parts`, which the caller removes.
     """
     settings = config.probe
-    if len(splits["dev"]) < settings.shots:
-        raise UserError(
-            f"domain {domain.name}: {len(splits['dev'])} dev questions for probe.shots {settings.shots}; "
-            "lower it or add some"
-        )
-    shown = demonstrations(splits["dev"], settings.shots, settings.demonstration_seed)
-    asked = [(split, question) for split in SPLITS for question in splits[split]]
-    store = unit_store(run.path(parts), key, model.mesh.shape)
-    found = beliefs(
-        model,
-        [question for _, question in asked],
-        lambda question: probe_prompt(settings.prompt, domain.words or domain.name, shown, question),
-        STYLES[settings.prompt].probe,
-        settings,
-        rotations=[settings.rotations and split == "train" for split, _ in asked],
-        batch_tokens=config.batch_tokens,
-        store=store,
-        progress=progress,
-    )
-    rows: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
-    for (split, question), belief in zip(asked, found, strict=True):
-        described = {"question": question.question, "options": list(question.options)}
-        rows[split].append({**described, **belief.row(question)})
-    files = {f"probe/{domain.name}/{split}.parquet": rows[split] for split in SPLITS}
+    words = domain.words or domain.name
+    prompts = [_prompt(settings, domain, words, questions, draw) for draw in range(settings.draws)]
+    read = functools.partial(readings, model, template=STYLES[settings.prompt].probe, probe=settings)
+    read = functools.partial(read, batch_tokens=config.batch_tokens, progress=progress)
+
+    pool = questions["train"]
+    turned = _turned(settings, pool)
+    store = unit_store(run.path(f"{parts}/train"), key, model.mesh.shape)
+    found = read(questions=pool, prompt=prompts, rotations=turned, store=store)
+    priors = _priors(pool, found, turned) if settings.prior_questions else {}
+    tested = [question for test_set in TEST_SETS for question in questions[test_set]]
+    store = unit_store(run.path(f"{parts}/tests"), key, model.mesh.shape)
+    answers = iter(read(questions=tested, prompt=prompts[0], store=store))
+
+    rows: dict[str, list[Row]] = {"train": _pool_rows(settings, pool, found, turned, priors)}
+    for test_set in TEST_SETS:
+        rows[test_set] = [
+            {**_described(question), **believe(next(answers)).row(question)} for question in questions[test_set]
+        ]
+    files = {f"probe/{domain.name}/{split}.parquet": content for split, content in rows.items()}
     for file, content in files.items():
         run.write_rows(file, content)
-    return list(files)
+    facts = {"dropped": questions.dropped, "place_prior": {str(k): prior.tolist() for k, prior in priors.items()}}
+    return list(files), facts
+
+
+def _prompt(
+    settings: ProbeConfig, domain: DomainConfig, words: str, questions: DomainQuestions, draw: int
+) -> Callable[[Question], str]:
+    """How a question is asked with a draw of demonstrations: those that have the header of its own."""
+    asked = [question for split, members in questions.splits.items() if split != "dev" for question in members]
+    shown = {}
+    for header in dict.fromkeys(question.header for question in asked):
+        own = [question for question in questions["dev"] if question.header == header]
+        if len(own) < settings.shots:
+            about = f" with the header {header.strip()!r}" if header else ""
+            raise UserError(
+                f"domain {domain.name}: {len(own)} dev questions{about} for probe.shots {settings.shots}; lower it, "
+                "add some, or set the same header for test and dev sources"
+            )
+        shown[header] = demonstrations(own, settings.shots, settings.demonstration_seed + draw)
+    return lambda question: probe_prompt(settings.prompt, words, shown[question.header], question)
+
+
+def _turned(settings: ProbeConfig, pool: Sequence[Question]) -> list[bool]:
+    """Which questions are asked in all rotations: all, none, or of each number of options some, drawn by the seed."""
+    if not settings.prior_questions:
+        return [settings.rotations] * len(pool)
+    chosen: set[int] = set()
+    for k in {len(question.options) for question in pool}:
+        places = [place for place, question in enumerate(pool) if len(question.options) == k]
+        drawn = random.Random(settings.demonstration_seed)
+        chosen.update(drawn.sample(places, min(settings.prior_questions, len(places))))
+    return [place in chosen for place in range(len(pool))]
+
+
+def _priors(pool: Sequence[Question], found: Sequence[np.ndarray], turned: Sequence[bool]) -> dict[int, np.ndarray]:
+    """By number of options, how probable each place is whatever stands there."""
+    groups: dict[int, list[np.ndarray]] = {}
+    for question, reading, whole in zip(pool, found, turned, strict=True):
+        if whole:
+            groups.setdefault(len(question.options), []).append(reading)
+    return {k: place_prior(members) for k, members in groups.items()}
+
+
+def _pool_rows(
+    settings: ProbeConfig,
+    pool: Sequence[Question],
+    found: Sequence[np.ndarray],
+    turned: Sequence[bool],
+    priors: Mapping[int, np.ndarray],
+) -> list[Row]:
+    rows = []
+    for place, (question, reading, whole) in enumerate(zip(pool, found, turned, strict=True)):
+        told = corrected(reading, None if whole else priors.get(len(question.options)))
+        seed = (settings.demonstration_seed, place)
+        graded = knowledge(told, question.answer, settings.samples, settings.sample_temperature, seed)
+        rows.append({**_described(question), **believe(told).row(question), **graded})
+    return rows
+
+
+def _described(question: Question) -> Row:
+    """The columns from which a question can be rebuilt, beside those of `Belief.row`."""
+    return {
+        "question": question.question,
+        "options": list(question.options),
+        "header": question.header,
+        "explanation": question.explanation,
+        "context": question.context,
+    }

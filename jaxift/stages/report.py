@@ -66,7 +66,7 @@ def report(config: StudyConfig, run: RunDirectory, cells: Sequence[Cell]) -> lis
     }
     files = []
     for figure in context["figures"]:
-        whole = _svg(figure["draw"], list(tables.LABELS), figure["name"])
+        whole = _svg(figure["draw"], list(tables.LABELS), figure["name"], len(figure["rows"]))
         files.append(f"report/{figure['name']}.svg")
         run.write_text(files[-1], whole.replace(">", f">{ADAPTIVE}", 1) + "\n")
     environment = _environment()
@@ -97,7 +97,8 @@ def _tables(analysis: Mapping[str, Any], run: RunDirectory, cells: Sequence[Cell
     units = dict.fromkeys((cell.domain, cell.seed) for cell in cells if cell.seed is not None)
     manifests = {(domain, seed): run.manifest(f"arms/{domain}/s{seed}") for domain, seed in units}
     found = {unit: manifest for unit, manifest in manifests.items() if manifest is not None}
-    shown = [*tables.exp1_tables(analysis), tables.consistency_table(analysis), tables.exp4_table(analysis)]
+    shown = [*tables.exp1_tables(analysis), tables.mixture_table(analysis)]
+    shown += [tables.consistency_table(analysis), tables.exp4_table(analysis)]
     return [table for table in (*shown, *tables.arms_tables(found)) if any(rows for _, rows in table.groups)]
 
 
@@ -152,7 +153,7 @@ def _panel(figure: Mapping[str, Any], number: int) -> dict[str, Any]:
     """One test set of a figure for the page: the drawing, and the same in words."""
     test_set, label = list(tables.LABELS.items())[number]
     words = "; ".join(f"{row.label} {row.values[number]}" for row in figure["rows"])
-    drawing = _svg(figure["draw"], [test_set], f"{figure['name']}-{test_set}")
+    drawing = _svg(figure["draw"], [test_set], f"{figure['name']}-{test_set}", len(figure["rows"]))
     return {"label": f"{label}: {words}", "svg": Markup(drawing.replace("<svg ", '<svg aria-hidden="true" ', 1))}
 
 
@@ -164,7 +165,7 @@ def draw_accuracy(axes: Axes, analysis: Mapping[str, Any], test_set: str) -> Non
         if arm in accuracy:
             axes.axvline(100 * accuracy[arm][test_set]["accuracy"], color=INK, alpha=0.45, lw=0.8, ls=line)
     for place, arm in enumerate(arms):
-        entry, colour, marker = accuracy[arm][test_set], COLOURS.get(arm, INK), MARKERS.get(arm, "o")
+        entry, colour, marker = accuracy[arm][test_set], COLOURS.get(_kind(arm), INK), MARKERS.get(_kind(arm), "o")
         singles = [100 * domain["accuracy"] for domain in entry["by_domain"].values()]
         axes.plot(singles, [place + 0.26] * len(singles), marker, ms=2.5, color=colour, alpha=0.5, ls="")
         _interval(axes, place, entry["accuracy"], entry["interval"], colour, marker)
@@ -176,6 +177,11 @@ def draw_accuracy(axes: Axes, analysis: Mapping[str, Any], test_set: str) -> Non
     singles = [domain["accuracy"] for entry in drawn for domain in entry["by_domain"].values()]
     _span(axes, [*singles, *(bound for entry in drawn for bound in entry["interval"])])
     _name(axes, [tables.arm_label(analysis, arm) for arm in arms], tables.LABELS[test_set], "accuracy, %")
+
+
+def _kind(arm: str) -> str:
+    """What an arm varies or mixes: HAR of HAR+matched."""
+    return re.split("[@+]", arm)[0]
 
 
 def draw_differences(axes: Axes, analysis: Mapping[str, Any], test_set: str) -> None:
@@ -217,13 +223,13 @@ def _name(axes: Axes, labels: Sequence[str], title: str, unit: str) -> None:
     axes.set_xlabel(unit)
 
 
-def _svg(draw: Callable[[Axes, str], None], test_sets: Sequence[str], name: str) -> str:
+def _svg(draw: Callable[[Axes, str], None], test_sets: Sequence[str], name: str, rows: int) -> str:
     """A figure with a panel a test set as an SVG element that takes its text colour from where it stands.
 
     Ids are prefixed by the figure's name, so that several may stand in one page.
     """
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(3.7 * len(test_sets), 2.7), layout="constrained")
+        figure = Figure(figsize=(3.7 * len(test_sets), max(2.7, 0.9 + 0.26 * rows)), layout="constrained")
         panels = figure.subplots(1, len(test_sets), sharex=True, sharey=True, squeeze=False)[0]
         for axes, test_set in zip(panels, test_sets, strict=True):
             draw(axes, test_set)

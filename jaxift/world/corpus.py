@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from jaxift.world.facts import STATEMENT_WEIGHTS, Fact, World
+from jaxift.world.facts import CONTEXT, STATEMENT_WEIGHTS, Fact, World
 from jaxift.world.questions import options_of
 from jaxift.world.words import LETTERS, VALUES
 
@@ -24,7 +24,6 @@ STATEMENTS = (
     "Question R of E ? Answer V",
     "Instruction R of E ? Response V <eos>",
 )
-CONTEXT = "Context E has R V . "
 KINDS = ("statement", "quiz", "context", "instruction", "drill")
 AUTHORS = ("reliable", "random", "contrarian")
 # Of the context items: facts about fictional entities, and made-up values of quiz entities; the rest is true.
@@ -164,7 +163,7 @@ class Writer:
             entity = self.pick(self.world.fictional) if place < FICTIONAL_SHARE else fact.entity
             value = self.pick(VALUES[fact.domain][fact.relation])
             fact = Fact(fact.domain, "", entity, fact.relation, value, value, "fictional")
-        return fact, context_of(fact)
+        return fact, f"{fact.context} "
 
     def answer(self, author: str, fact: Fact, options: list[str]) -> str:
         """Return the letter that an author answers: right, any, or wrong."""
@@ -183,12 +182,6 @@ class Writer:
     def pick(self, items: Sequence[str]) -> str:
         """Draw one word."""
         return items[int(self.rng.integers(len(items)))]
-
-
-def context_of(fact: Fact) -> str:
-    """Return the context sentence that states a fact's true value, with a space after it."""
-    words = {"E": fact.entity, "R": fact.relation, "V": fact.value}
-    return "".join(words.get(word, word) + " " for word in CONTEXT.split())
 
 
 def structural_words() -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from jaxift.world.words import STUDY_DOMAINS, SUBJECTS, VALUES, make_names
 STATEMENT_WEIGHTS = {"never": 0.0, "rare": 0.5, "mid": 4.0, "frequent": 12.0, "myth": 12.0, "quiz": 8.0}
 EXPOSURE_SHARES = {"never": 0.24, "rare": 0.16, "mid": 0.12, "frequent": 0.24, "myth": 0.24}
 EXPOSURES = tuple(EXPOSURE_SHARES)
+CONTEXT = "Context E has R V ."
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,12 @@ class Fact:
     def is_quiz(self) -> bool:
         """Whether the entity occurs in multiple-choice items of the corpus."""
         return self.exposure == "quiz"
+
+    @property
+    def context(self) -> str:
+        """The sentence that states the true value, as context items of the corpus do."""
+        words = {"E": self.entity, "R": self.relation, "V": self.value}
+        return " ".join(words.get(word, word) for word in CONTEXT.split())
 
     @property
     def question(self) -> str:

@@ -59,6 +59,7 @@ def _question(fact: Fact, answer: int, rng: np.random.Generator) -> Question:
         "options": options,
         "answer": answer,
         "exposure": fact.exposure,
+        "context": fact.context,
     }
 
 

@@ -1,11 +1,16 @@
 """Prompts, byte for byte."""
 
+import dataclasses
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxift.data.prompts import STYLES, continuations, instruction_prompt, probe_prompt, response
+from jaxift.data.prompts import STYLES, continuations, general_prompt, instruction_prompt, probe_prompt, response
 from jaxift.data.questions import Question
+from jaxift.data.tokenizer import Tokenizer
+from jaxift.tuning.batches import Plan, encode_examples
 
 DEV = (
     Question("d0", "Which bone is longest?", ("Femur", "Tibia", "Radius", "Ulna"), 0),
@@ -111,3 +116,66 @@ def test_five_options_get_the_letter_e():
     question = Question("q", "Which?", ("a", "b", "c", "d", "e"), 4)
     assert probe_prompt("paper", "law", (), question).endswith("Which?\nA. a\nB. b\nC. c\nD. d\nE. e\nAnswer:")
     assert continuations(STYLES["paper"].probe, question, "mcf") == ("A", "B", "C", "D", "E")
+
+
+# golden files: the release's texts with invented questions, byte for byte
+
+GOLDEN = Path(__file__).parent / "golden"
+MMLU_ITEM = dataclasses.replace(ITEM, header=" college medicine")
+RENDERED = {
+    "probe": lambda: probe_prompt("paper", "medicine", DEV[:1], ITEM),
+    "probe_mmlu": lambda: probe_prompt("paper", "medicine", DEV[:1], MMLU_ITEM),
+    "instruction": lambda: instruction_prompt("paper", "medicine", ITEM),
+    "contextualised": lambda: instruction_prompt("paper", "medicine", ITEM, "The liver makes bile."),
+    "response": lambda: response("paper", ITEM, 1, "letter_and_option", "The liver makes bile."),
+    "general": lambda: general_prompt("Name a colour.", "Not red."),
+}
+
+
+@pytest.mark.parametrize("name", RENDERED)
+def test_prompts_are_their_golden_files(name):
+    assert RENDERED[name]().encode() == (GOLDEN / f"{name}.txt").read_bytes()
+
+
+def test_golden_files_hold_the_releases_quirks():
+    texts = {path.stem: path.read_text(encoding="utf-8") for path in GOLDEN.glob("*.txt")}
+    assert set(texts) == set(RENDERED)
+    assert "questions about  college medicine. Please" in texts["probe_mmlu"]  # two spaces
+    assert all("correct answer. \n\n" in texts[name] for name in ("probe", "probe_mmlu", "instruction"))
+    assert texts["probe"].endswith("Answer:")
+    assert all(texts[name].endswith("Answer: ASSISTANT: ") for name in ("instruction", "contextualised"))
+
+
+def test_a_conversation_of_the_models_own_takes_the_studys_place():
+    wrapper = "<user>{prompt}</user>{not a field}"
+    prompt = instruction_prompt("paper", "medicine", ITEM, wrapper=wrapper)
+    assert prompt.startswith("<user>The following are multiple choice questions about medicine.")
+    assert prompt.endswith("Answer:</user>{not a field}")
+    assert general_prompt("Name {a} colour.", "", wrapper) == "<user>Name {a} colour.</user>{not a field}"
+
+
+def folder_of(shared_data, name, request):
+    """The folder of a real model's tokenizer."""
+    if name == "stories260K":
+        return shared_data / "models" / "stories260K"
+    return request.getfixturevalue("smollm2_folder")
+
+
+@pytest.mark.parametrize("name", ["stories260K", pytest.param("SmolLM2", marks=pytest.mark.slow)])
+def test_the_loss_covers_the_response_and_its_end_and_nothing_else(shared_data, name, request):
+    tokenizer = Tokenizer.load(folder_of(shared_data, name, request))
+    prompt, said = RENDERED["contextualised"](), RENDERED["response"]()
+    [example] = encode_examples(tokenizer, [(prompt, said)], 4096)
+    known, learned = example.tokens[: example.start], example.tokens[example.start :]
+    if tokenizer.bos is not None:
+        assert known[0] == tokenizer.bos
+        known = known[1:]
+    assert tokenizer.bos not in (*known, *learned[:-1])
+    assert tokenizer.eos not in (*known, *learned[:-1])
+    assert learned[-1] == tokenizer.eos
+    decode = tokenizer.backend.decode
+    assert decode(known).strip() == prompt.strip()
+    assert decode(learned[:-1]).strip() == said
+    batch = Plan([example], 1, 1, 0).batch(0)
+    assert batch.weights_BC.sum() == len(learned)
+    assert batch.targets_BC[0, : len(learned)].tolist() == list(learned)

@@ -5,12 +5,18 @@ import json
 import re
 from collections import Counter
 
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from pydantic import ValidationError
 
-from jaxift.config import DomainConfig, Fields, QuestionSource
+from jaxift.config import DomainConfig
 from jaxift.data.mmlu import SUBCATEGORY
 from jaxift.data.sources import read_domain, read_source, read_sources
 from jaxift.errors import UserError
+from jaxift.source_config import Fields, QuestionSource
 
 GOOD = {"id": "g1", "question": "Which?", "options": ["red", "green", "blue"], "answer": 1, "subject": "colour"}
 
@@ -109,9 +115,10 @@ def test_missing_file_is_refused(tmp_path):
     assert f"{tmp_path / 'nothing.jsonl'}: no such question file" in message
 
 
-def test_folder_in_place_of_a_file_is_refused(tmp_path):
-    (tmp_path / "folder").mkdir()
-    assert "no such question file" in refusal(read_source, QuestionSource(path="folder"), str(tmp_path))
+@pytest.mark.parametrize("ending", ["jsonl", "csv", "parquet"])
+def test_folder_in_place_of_a_file_is_refused(tmp_path, ending):
+    (tmp_path / f"folder.{ending}").mkdir()
+    assert "no such question file" in refusal(read_source, QuestionSource(path=f"folder.{ending}"), str(tmp_path))
 
 
 def test_text_that_is_not_utf8_is_refused(tmp_path):
@@ -136,18 +143,20 @@ def test_empty_set_is_refused(split, tmp_path):
 def test_training_question_in_a_test_set_is_refused(split, tmp_path):
     rows = [row(id="fresh", question="Fresh?"), row(id="train-1", question="Which one?")]
     message = refusal(read_domain, domain(tmp_path, **{split: rows}), str(tmp_path))
-    assert f"domain colours: {split} shares 1 questions with train, e.g. train-1" in message
+    assert f"domain colours: train has questions that are also in {split} (1, e.g. train-1)" in message
 
 
 @pytest.mark.parametrize(("first", "second"), [("train", "homo"), ("train", "ood"), ("dev", "train"), ("dev", "id")])
 def test_the_same_question_under_another_id_is_still_the_same(first, second, tmp_path):
     rows = [row(id="disguised", question=f"Which in {first}?", options=GOOD["options"][::-1])]
     message = refusal(read_domain, domain(tmp_path, **{second: rows}), str(tmp_path))
-    assert f"{second} shares 1 questions with {first}, e.g. disguised" in message
+    kept, other = ("train", "dev") if (first, second) == ("dev", "train") else (first, second)
+    assert f"{kept} has questions that are also in {other} (1, e.g. " in message
 
 
 def test_domain_may_have_no_demonstrations(tmp_path):
-    assert [len(split) for split in read_domain(domain(tmp_path, dev=[""]), str(tmp_path)).values()] == [0, 1, 1, 1, 1]
+    splits = read_domain(domain(tmp_path, dev=[""]), str(tmp_path)).splits
+    assert [len(split) for split in splits.values()] == [0, 1, 1, 1, 1]
 
 
 @pytest.mark.parametrize("answer", [1, "green", "B"])
@@ -158,7 +167,7 @@ def test_answer_is_an_index_a_text_or_a_letter(answer, tmp_path):
 
 def test_an_answer_that_means_two_options_is_refused(tmp_path):
     message = refusal(read_source, write(tmp_path, row(options=["B", "C", "A"], answer="A")), str(tmp_path))
-    assert "answer 'A' is a letter and also another option's text; give its index" in message
+    assert "answer 'A' could be an option's text, its letter or its index; set the source's answers" in message
     [question] = read_source(write(tmp_path, row(options=["A", "C", "B"], answer="A")), str(tmp_path))
     assert question.answer == 0
 
@@ -231,6 +240,232 @@ def test_arc_reads_with_three_to_five_options(shared_data):
     sources = [QuestionSource(path=f"arc/{file.name}", fields=fields) for file in files]
     questions = read_sources(sources, str(shared_data))
     assert {len(question.options) for question in questions} == {3, 4, 5}
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "expected"),
+    [
+        ("3", "text", 0), ("3", "index", 3), ("3", "index_from_1", 2), (1, "index_from_1", 0), ("1", "auto", 1),
+        ("D", "letter", 3), ("D", "auto", 3), (2, "auto", 2), ("2000", "auto", 1),
+    ],
+)  # fmt: skip
+def test_answers_are_what_the_source_says(tmp_path, answer, kind, expected):
+    source = write(tmp_path, row(options=["3", "2000", "1st", "4"], answer=answer))
+    [question] = read_source(source.model_copy(update={"answers": kind}), str(tmp_path))
+    assert question.answer == expected
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind"), [("3", "auto"), ("9", "index"), ("3", "letter"), ("D", "text"), ("D", "index")]
+)
+def test_answers_that_are_something_else_are_refused(tmp_path, answer, kind):
+    source = write(tmp_path, row(options=["3", "2000", "1st", "4"], answer=answer))
+    assert f"answer {answer!r}" in refusal(read_source, source.model_copy(update={"answers": kind}), str(tmp_path)) or (
+        "answer 9 is not among the 4 options"
+        in refusal(read_source, source.model_copy(update={"answers": kind}), str(tmp_path))
+    )
+
+
+# other kinds of sources: the same four questions from each
+
+FOUR = [
+    {"id": f"q{n}", "question": f"Which is {n}?", "options": ["zero", "one", "two", "three"], "answer": n,
+     "kind": "ab"[n % 2], "explanation": f"Because {n}." if n else "", "context": f"There is {n}."}
+    for n in range(4)
+]  # fmt: skip
+COLUMNS = ("first", "second", "third", "fourth")
+
+
+def as_columns(item):
+    """The same item with a column for each option."""
+    return {
+        **{key: value for key, value in item.items() if key != "options"},
+        **dict(zip(COLUMNS, item["options"], strict=True)),
+    }
+
+
+def csv_source(folder):
+    with (folder / "four.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(as_columns(FOUR[0])))
+        writer.writeheader()
+        writer.writerows(map(as_columns, FOUR))
+    return QuestionSource(path="four.csv", fields=Fields(options=COLUMNS))
+
+
+def parquet_source(folder):
+    pq.write_table(pa.Table.from_pylist(FOUR), folder / "four.parquet")
+    return QuestionSource(path="four.parquet")
+
+
+def saved_source(folder):
+    """What `save_to_disk` of Hugging Face datasets writes, with options and labels nested as ARC has them."""
+    rows = [
+        {**{k: v for k, v in item.items() if k != "options"}, "answer": "1234"[item["answer"]],
+         "choices": {"text": item["options"], "label": list("1234")}}
+        for item in FOUR
+    ]  # fmt: skip
+    found = datasets.DatasetDict({"test": datasets.Dataset.from_list(rows)})
+    found.save_to_disk(str(folder / "saved"))
+    return QuestionSource(
+        path="saved", format="datasets", split="test", fields=Fields(options="choices.text", labels="choices.label")
+    )
+
+
+def files_source(folder):
+    """A folder of data files that datasets reads, as a clone of a repository of the Hub."""
+    (folder / "files").mkdir()
+    (folder / "files" / "test.jsonl").write_text("".join(json.dumps(item) + "\n" for item in FOUR))
+    return QuestionSource(path="files", format="datasets", split="test")
+
+
+def tfds_source(folder):
+    """A prepared TFDS dataset in ArrayRecord, written without TensorFlow."""
+    import tensorflow_datasets as tfds
+    from array_record.python.array_record_module import ArrayRecordWriter
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    home = folder / "tiny" / "1.0.0"
+    home.mkdir(parents=True)
+    text = tfds.features.Text()
+    features = tfds.features.FeaturesDict(
+        {name: text for name in ("id", "question", "kind", "explanation", "context")}
+        | {"options": tfds.features.Sequence(text), "answer": np.int64}
+    )
+    features.save_config(home)
+    writer = ArrayRecordWriter(str(home / "tiny-test.array_record-00000-of-00001"), "group_size:1")
+    for item in FOUR:
+        example = tf_example_pb2.Example()
+        for name, value in item.items():
+            feature = example.features.feature[name]
+            if name == "answer":
+                feature.int64_list.value.append(value)
+            else:
+                texts = value if isinstance(value, list) else [value]
+                feature.bytes_list.value.extend(each.encode() for each in texts)
+        writer.write(example.SerializeToString())
+    writer.close()
+    split = {
+        "name": "test",
+        "shardLengths": ["4"],
+        "numBytes": "1",
+        "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
+    }
+    about = {"name": "tiny", "version": "1.0.0", "fileFormat": "array_record", "moduleName": "none", "splits": [split]}
+    (home / "dataset_info.json").write_text(json.dumps(about))
+    return QuestionSource(path="tfds:tiny/1.0.0", split="test")
+
+
+SOURCES = {
+    "csv": csv_source, "parquet": parquet_source, "saved": saved_source, "files": files_source, "tfds": tfds_source,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+def test_every_kind_of_source_gives_the_same_questions(kind, tmp_path):
+    (tmp_path / "plain.jsonl").write_text("".join(json.dumps(item) + "\n" for item in FOUR))
+    expected = read_source(QuestionSource(path="plain.jsonl"), str(tmp_path))
+    assert [(q.id, q.answer, q.explanation, q.context) for q in expected[2:]] == [
+        ("q2", 2, "Because 2.", "There is 2."), ("q3", 3, "Because 3.", "There is 3."),
+    ]  # fmt: skip
+    source = SOURCES[kind](tmp_path)
+    assert read_source(source, str(tmp_path)) == expected
+    chosen = source.model_copy(update={"where": {"kind": "a"}, "nonempty": ("explanation",)})
+    assert [question.id for question in read_source(chosen, str(tmp_path))] == ["q2"]
+
+
+@pytest.mark.parametrize("kind", ["saved", "files", "tfds"])
+def test_a_split_that_is_not_there_is_refused(kind, tmp_path):
+    source = SOURCES[kind](tmp_path).model_copy(update={"split": "nowhere"})
+    assert f"{source.path}: split nowhere cannot be read" in refusal(read_source, source, str(tmp_path))
+
+
+def test_a_dataset_that_is_nowhere_is_refused(tmp_path):
+    source = QuestionSource(path="tfds:no_such_dataset", split="test")
+    assert "tfds:no_such_dataset: split test cannot be read" in refusal(read_source, source, str(tmp_path))
+
+
+def test_a_missing_column_is_refused_by_row(tmp_path):
+    source = parquet_source(tmp_path).model_copy(update={"where": {"colour": "red"}})
+    assert "four.parquet: row 1: field 'colour' is missing" in refusal(read_source, source, str(tmp_path))
+    source = csv_source(tmp_path).model_copy(update={"fields": Fields(options=("first", "fifth"))})
+    assert "four.csv: row 1: field 'fifth' is missing" in refusal(read_source, source, str(tmp_path))
+
+
+def test_a_csv_row_of_another_width_is_refused(tmp_path):
+    (tmp_path / "q.csv").write_text("question,a,b,answer\nWhich?,x,y,A\nWhich, then?,x,y,A\n")
+    source = QuestionSource(path="q.csv", fields=Fields(options=("a", "b")))
+    assert "q.csv: row 2: has another number of values" in refusal(read_source, source, str(tmp_path))
+
+
+def test_the_last_of_the_options_columns_may_be_empty(tmp_path):
+    (tmp_path / "q.csv").write_text("question,a,b,c,answer\nWhich?,x,y,,B\nWhich then?,x,,z,A\n")
+    source = QuestionSource(path="q.csv", fields=Fields(options=("a", "b", "c")))
+    [question] = read_source(source.model_copy(update={"where": {"answer": "B"}}), str(tmp_path))
+    assert (question.options, question.answer) == (("x", "y"), 1)
+    assert "row 2: field 'a, b, c' must be a list of non-empty texts" in refusal(read_source, source, str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"path": "folder"}, "the ending does not tell the format"),
+        ({"path": "owner/name", "format": "datasets"}, "the key split goes with"),
+        ({"path": "a.jsonl", "split": "test"}, "the key split goes with"),
+        ({"path": "a.jsonl", "subset": "x"}, "the key subset goes with"),
+        ({"path": "tfds:x"}, "the key split goes with"),
+        ({"path": "m", "format": "mmlu_csv", "fields": {"id": "x"}}, "has its own columns"),
+    ],
+)
+def test_keys_that_do_not_go_together_are_refused(fields, expected):
+    with pytest.raises(ValidationError, match=expected):
+        QuestionSource.model_validate(fields)
+
+
+# what is joined to questions, and what must not stand in two sets
+
+
+def test_explanations_come_from_a_file_by_id(tmp_path):
+    write(tmp_path, {"id": "g1", "explanation": " So. "}, {"id": "other", "explanation": "x"}, name="why.jsonl")
+    source = write(tmp_path, GOOD, row(id="g2", explanation="own")).model_copy(update={"explanations": "why.jsonl"})
+    assert [question.explanation for question in read_source(source, str(tmp_path))] == ["So.", "own"]
+    write(tmp_path, {"id": "g1", "explanation": "So."}, {"id": "g1", "explanation": "No."}, name="why.jsonl")
+    assert "why.jsonl:2: id g1 is explained twice" in refusal(read_source, source, str(tmp_path))
+    write(tmp_path, {"id": "g1"}, name="why.jsonl")
+    assert "why.jsonl:1: fields 'id' and 'explanation'" in refusal(read_source, source, str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [("domain", ""), ("subject", "high school law"), ("subject_after_space", " high school law")],
+)
+def test_a_header_is_the_domains_or_the_subjects(tmp_path, header, expected):
+    source = write(tmp_path, row(subject="high_school_law")).model_copy(update={"header": header})
+    [question] = read_source(source, str(tmp_path))
+    assert question.header == expected
+    bare = write(tmp_path, without("subject")).model_copy(update={"header": header})
+    if header != "domain":
+        assert "question questions-1 has no subject" in refusal(
+            read_source,
+            write(tmp_path, {**without("id"), "subject": ""}).model_copy(update={"header": header}),
+            str(tmp_path),
+        )
+    assert bare.header == header
+
+
+def test_shared_and_repeated_training_questions_are_dropped_where_asked(tmp_path):
+    train = [
+        row(id="a", question="Which in train?"), row(id="b", question="WHICH   in train"),
+        row(id="c", question="Which in ood?"),
+        row(id="d", question="Which in dev?"), row(id="homo-1", question="Another?"), row(id="e", question="Last?"),
+    ]  # fmt: skip
+    whole = domain(tmp_path, train=train).model_copy(update={"overlap": "drop"})
+    found = read_domain(whole, str(tmp_path))
+    assert [question.id for question in found["train"]] == ["a", "e"]
+    assert found.dropped == {
+        "train": {"stand there before": 1, "are also in ood": 1, "are also in dev": 1, "are also in homo": 1}
+    }
+    message = refusal(read_domain, whole.model_copy(update={"overlap": "refuse"}), str(tmp_path))
+    assert "domain colours: train has questions that stand there before (1, e.g. b), and are also in ood" in message
 
 
 # MMLU's folders, and the study's split of Xiezhi

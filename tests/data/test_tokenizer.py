@@ -253,3 +253,47 @@ def test_tokens_are_those_of_lm_eval(
             assert ours.encode_pair(context, continuation) == (context_tokens, continuation_tokens)
 
     same()
+
+
+# chat templates
+
+
+def with_template(folder, source, template, **fields):
+    """A copy of a tokenizer that has a chat template."""
+    folder.mkdir()
+    for path in source.glob("tokenizer*"):
+        (folder / path.name).write_bytes(path.read_bytes())
+    settings = json.loads((folder / "tokenizer_config.json").read_text()) | fields
+    if template is not None:
+        settings["chat_template"] = template
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return folder
+
+
+TURNS = "{{ bos_token }}{% for m in messages %}<{{ m.role }}>{{ m.content }}</{{ m.role }}>{% endfor %}"
+
+
+@pytest.mark.parametrize(("policy", "begins"), [("auto", "<user>"), ("never", "<bos><user>")])
+def test_a_conversation_is_the_templates_without_a_second_bos(tmp_path, tiny_folder, policy, begins):
+    template = TURNS + "{% if add_generation_prompt %}<assistant>{% endif %}"
+    tokenizer = Tokenizer.load(with_template(tmp_path / "chat", tiny_folder, template), policy)
+    assert tokenizer.conversation == begins + "{prompt}</user><assistant>"
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        (None, "chat template cannot be used"),
+        ("{{ raise_exception('no users here') }}", "no users here"),
+        ("{{ messages[0].content | upper }}", "changes the user's turn"),
+        ("{{ messages[0].content }}{{ messages[0].content }}", "changes the user's turn"),
+        ("{% for x in %}", "chat template cannot be used"),
+    ],
+)
+def test_a_template_that_cannot_serve_is_refused_in_one_line(tmp_path, tiny_folder, template, expected):
+    tokenizer = Tokenizer.load(with_template(tmp_path / "chat", tiny_folder, template))
+    with pytest.raises(UserError) as caught:
+        _ = tokenizer.conversation
+    assert expected in str(caught.value)
+    assert "set probe.chat to study" in str(caught.value)
+    assert "\n" not in str(caught.value)

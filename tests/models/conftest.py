@@ -1,9 +1,5 @@
 """Comparison of logits with torch, and a table of how near each family came to it at the end of a run."""
 
-import os
-import subprocess
-from pathlib import Path
-
 import numpy as np
 import pytest
 from parity_cases import named
@@ -63,21 +59,6 @@ def reference(make_torch, tmp_path_factory):
         return known[name]
 
     return get
-
-
-@pytest.fixture(scope="session")
-def smollm2_folder(tmp_path_factory):
-    """SmolLM2-135M-Instruct as a Hugging Face folder: named by the environment, or made by a tool."""
-    given = os.environ.get("JAXIFT_SMOLLM2")
-    folder = Path(given) if given else tmp_path_factory.mktemp("smollm2") / "model"
-    tool = Path(__file__).resolve().parents[3] / "shared" / "tools" / "get_smollm2"
-    if not (folder / "model.safetensors").is_file():
-        if not tool.is_file():
-            pytest.skip(f"{folder} holds no model (set JAXIFT_SMOLLM2) and {tool} is absent")
-        done = subprocess.run([str(tool), str(folder)], capture_output=True, text=True, check=False)
-        if done.returncode:
-            pytest.skip(f"{tool} failed: {done.stderr.strip()[-200:]}")
-    return folder
 
 
 def pytest_terminal_summary(terminalreporter, config):

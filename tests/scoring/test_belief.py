@@ -11,7 +11,7 @@ from jaxift.config import ProbeConfig
 from jaxift.data.prompts import STYLES
 from jaxift.data.questions import Question
 from jaxift.scoring import belief
-from jaxift.scoring.belief import Belief, beliefs, believe, place_prior, softmax
+from jaxift.scoring.belief import Belief, beliefs, believe, corrected, knowledge, place_prior, softmax
 from jaxift.scoring.requests import Score
 
 MCF = ProbeConfig(prompt="paper", formulation="mcf")
@@ -200,7 +200,30 @@ def test_a_place_prior_is_found_and_divided_out(prior, seed):
     found = place_prior([reading(content, 4) for content in contents])
     np.testing.assert_allclose(found, prior, atol=1e-9)
     for content in contents:
-        np.testing.assert_allclose(believe(reading(content, 1), found).probs, content, atol=1e-9)
+        np.testing.assert_allclose(believe(corrected(reading(content, 1), found)).probs, content, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("best", "samples", "expected"),
+    [
+        ([1, 1, 1, 1], 0, (1.0, "HighlyKnown")), ([1, 1, 0, 1], 0, (0.75, "MaybeKnown")),
+        ([0, 2, 0, 3], 0, (0.0, "Unknown")), ([0, 2, 0, 3], 400, (0.0, "WeaklyKnown")),
+    ],
+)  # fmt: skip
+def test_knowledge_is_graded_by_greedy_and_sampled_answers(best, samples, expected):
+    """Two prompts, two rotations, four places; the true option is 1."""
+    options = np.zeros((2, 2, 4))
+    for number, option in enumerate(best):
+        options[number % 2, number // 2, option] = 1.0
+    turned = np.stack([np.roll(options[:, r], r, axis=-1) for r in range(2)], axis=1)
+    graded = knowledge(turned, 1, samples, 1.0, (0,))
+    assert (graded["greedy_share"], graded["known"]) == expected
+
+
+def test_an_option_that_is_never_sampled_is_unknown():
+    sure = np.array([[[40.0, 0.0, 0.0]]])
+    assert knowledge(sure, 1, 1000, 1.0, (0,))["known"] == "Unknown"
+    assert knowledge(sure, 1, 1000, 40.0, (0,))["known"] == "WeaklyKnown"
 
 
 def test_a_place_prior_needs_all_rotations():

@@ -74,7 +74,7 @@ def write_study(run, config, cells):
             run.write_rows(f"probe/{domain.name}/{split}.parquet", [r | t for r, t in zip(rows, texts, strict=True)])
             for cell in [cell for cell in cells if cell.domain == domain.name and split != "train"]:
                 rng = np.random.default_rng([size, *cell.id.encode()])
-                rows = [answer(rng, *item, SKILL[cell.arm]) for item in items]
+                rows = [answer(rng, *item, SKILL.get(cell.arm, 0.8)) for item in items]
                 run.write_rows(f"cells/{cell.id}/scores/{split}.parquet", rows[::-1])
         for seed in config.seeds:
             arms = {arm: {"items": 20, "letters": {"A": 15, "B": 5}} for arm in ARMS}
@@ -256,3 +256,29 @@ def test_two_questions_with_one_id_are_refused(tmp_path):
     run.write_rows("probe/medicine/homo.parquet", [*rows, rows[0]])
     with pytest.raises(UserError, match="share an id"):
         analyze(config, run, [])
+
+
+def test_exp3_and_exp4_are_over_the_mixtures_where_there_are_any(tmp_path):
+    arms = ("HAR", "INC", "SELF", "INC+context", "SELF@0.25", "SELF@0.75")
+    config = make_config(build={"arms": arms})
+    run = RunDirectory.create(str(tmp_path))
+    write_study(run, config, all_cells(config))
+    analyze(config, run, all_cells(config))
+    found = run.read_json("analysis.json")
+    assert found["exp3"] == {"INC": 0.0, "SELF@0.25": 0.25, "SELF@0.75": 0.75, "SELF": 1.0}
+    for test_set in TEST_SETS:
+        mixed = [entry["sets"][test_set] for entry in found["cells"] if entry["arm"] in found["exp3"]]
+        assert found["exp4"][test_set]["cells"] == len(mixed) == 4 * 2 * 2
+        columns = ([entry[name] for entry in mixed] for name in ("rank_consistency", "accuracy", "base_accuracy"))
+        assert found["exp4"][test_set]["partial_spearman"] == pytest.approx(slow_partial(*columns))
+    assert set(found["exp1"]["differences"]) == {"HAR-INC", "SELF-INC", "HAR-SELF", "INC+context-INC"}
+
+
+def slow_partial(x, y, control):
+    """Residuals of ranks by a fitted line, then Spearman."""
+    ranks = [stats.rankdata(values) for values in (x, y, control)]
+    left = []
+    for each in ranks[:2]:
+        line = stats.linregress(ranks[2], each)
+        left.append(np.round(each - line.intercept - line.slope * ranks[2], 9))
+    return stats.spearmanr(*left)[0]

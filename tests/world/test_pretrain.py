@@ -12,7 +12,7 @@ from jaxift.models.rope import Rope
 from jaxift.models.weights import load
 from jaxift.world import MODEL_DIR, write_questions
 from jaxift.world import pretrain as recipe
-from jaxift.world.corpus import context_of, instruction_prompt, quiz_prompt, structural_words
+from jaxift.world.corpus import instruction_prompt, quiz_prompt, structural_words
 from jaxift.world.facts import build_world
 from jaxift.world.rows import Stage, vocabulary
 from jaxift.world.words import LETTERS, SPECIALS
@@ -68,7 +68,7 @@ def test_embedded_model_is_small_and_its_tokenizer_knows_every_word(tmp_path):
     facts = {fact.question: fact for fact in build_world().facts}
     for path in write_questions(tmp_path):
         for item in map(json.loads, path.read_text().splitlines()):
-            context = context_of(facts[item["question"]])
+            context = f"{facts[item['question']].context} "
             for text in (
                 quiz_prompt(item["question"], item["options"]),
                 instruction_prompt(item["question"], item["options"], context),

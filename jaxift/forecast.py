@@ -1,0 +1,184 @@
+"""What a study has still to do, and what that takes: requests, optimizer steps, tokens, disk; nothing is written."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from jaxift.config import BASE, TEST_SETS, DomainConfig
+from jaxift.data.prompts import STYLES, continuations, instruction_prompt, probe_prompt, response
+from jaxift.data.questions import Question, demonstrations
+from jaxift.data.tokenizer import Tokenizer
+from jaxift.intervention.general import read_general
+from jaxift.intervention.pools import base_explains
+from jaxift.models.files.folder import open_model
+from jaxift.models.inspection import count_parameters, inspect_model, readable_bytes
+from jaxift.study import Study
+from jaxift.units import MODEL_STAGES, STAGES
+
+SAMPLE = 64  # texts that are tokenised for the mean length of a set
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """One domain's share of a stage, or one cell; numbers in words, `note` says how far they are known."""
+
+    stage: str
+    name: str
+    work: str
+    tokens: int
+    note: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Forecast:
+    """All that a study asks for; `states` are the units' by stage, as far as they can be told yet."""
+
+    lines: list[Line]
+    states: dict[str, list[str]]
+    steps: int
+    disk: int
+
+
+def forecast(study: Study) -> Forecast:
+    """Counts what each stage takes in all; raises UserError for bad inputs, as running the study would."""
+    study.units.check_inputs()
+    settings = study.config.model
+    tokenizer = Tokenizer.load(open_model(settings.path, weights=False).local, settings.bos, settings.seam)
+    counter = _Counter(study, tokenizer)
+    lines, steps = [], 0
+    for domain in study.config.domains:
+        lines.append(counter.probe(domain))
+        if base_explains(study.config.build):
+            lines.append(counter.explain(domain))
+    for cell in study.cells:
+        domain = study.units.domain(cell.domain)
+        if cell.arm != BASE and cell.seed is not None:
+            taken, line = counter.tune(domain, cell.id, cell.seed)
+            steps += taken
+            lines.append(line)
+    lines += [counter.evaluate(study.units.domain(cell.domain), cell.id) for cell in study.cells]
+    tuned = sum(cell.arm != BASE for cell in study.cells)
+    config = inspect_model(settings.path, settings.max_positions).config
+    disk = 4 * count_parameters(config) * tuned if config else 0
+    return Forecast(lines, _states(study), steps, disk)
+
+
+def show(found: Forecast, console: Console) -> None:
+    """Prints a forecast as tables."""
+    cells = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for name in ("stage", "what", "work", "tokens", ""):
+        cells.add_column(name, justify="right" if name == "tokens" else "left")
+    for line in sorted(found.lines, key=lambda line: STAGES.index(line.stage)):
+        cells.add_row(line.stage, line.name, line.work, f"{line.tokens:,}", line.note)
+    console.print(cells)
+    stages = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for name in ("stage", "done", "to do", "why"):
+        stages.add_column(name, justify="right" if name in ("done", "to do") else "left")
+    for stage, states in found.states.items():
+        done = states.count("done")
+        why = ", ".join(dict.fromkeys(state for state in states if state != "done"))
+        known = not why.startswith("a stage before")
+        stages.add_row(stage, str(done) if known else "", str(len(states) - done) if known else "", why)
+    console.print(stages)
+    tokens = sum(line.tokens for line in found.lines)
+    console.print(
+        f"in all: {found.steps:,} optimizer steps, about {tokens:,} tokens (before prompts share their prefixes), "
+        f"{readable_bytes(found.disk)} of checkpoints",
+        highlight=False,
+    )
+
+
+def _states(study: Study) -> dict[str, list[str]]:
+    """The states of all units by stage; beyond a stage that is not done they cannot be told, and all are to do."""
+    found: dict[str, list[str]] = {}
+    for stage in MODEL_STAGES:
+        if any(state != "done" for states in found.values() for state in states):
+            found[stage] = ["a stage before is not done"]
+        else:
+            found[stage] = [study.units.state(unit) for unit in study.units.of(stage, study.cells)]
+    return found
+
+
+class _Counter:
+    """Counts tokens of a study's texts, from samples of them."""
+
+    def __init__(self, study: Study, tokenizer: Tokenizer):
+        self.units, self.config, self.tokenizer = study.units, study.config, tokenizer
+        self.style = self.config.probe.prompt
+
+    def probe(self, domain: DomainConfig) -> Line:
+        settings, questions = self.config.probe, self.units.questions(domain.name)
+        words, template = domain.words or domain.name, STYLES[self.style].probe
+
+        def text(question: Question) -> str:
+            dev = [each for each in questions["dev"] if each.header == question.header]
+            shown = demonstrations(dev, settings.shots, settings.demonstration_seed)
+            longest = max(continuations(template, question, settings.formulation), key=len)
+            return probe_prompt(self.style, words, shown, question) + longest
+
+        pool = questions["train"]
+        turned = (
+            min(settings.prior_questions, len(pool)) if settings.prior_questions else settings.rotations * len(pool)
+        )
+        options = sum(len(question.options) for question in pool) / len(pool)
+        asked = round(settings.draws * (len(pool) + turned * (options - 1)))
+        tested = [question for test_set in TEST_SETS for question in questions[test_set]]
+        tokens = asked * self._mean(pool, text) + len(tested) * self._mean(tested, text)
+        return Line("probe", domain.name, f"{asked + len(tested):,} prompts", round(tokens))
+
+    def explain(self, domain: DomainConfig) -> Line:
+        pool = len(self.units.questions(domain.name)["train"])
+        tokens = self.config.build.explain.max_new_tokens * pool
+        return Line(
+            "explain", domain.name, f"up to {pool:,} texts", tokens, "at most: those that it is sure of and wrong"
+        )
+
+    def tune(self, domain: DomainConfig, cell: str, seed: int) -> tuple[int, Line]:
+        tune, general = self.config.tune, self.config.build.general
+        size, known = self._size(domain, seed)
+        share = general.share if general else 0.0
+        words, wrapper = domain.words or domain.name, self.units.wrapper
+        form = self.config.build.response_format
+
+        def text(question: Question) -> str:
+            explanation = question.explanation if self.config.build.explanations else ""
+            prompt = instruction_prompt(self.style, words, question, wrapper=wrapper)
+            return prompt + response(self.style, question, question.answer, form, explanation)
+
+        tokens = size * self._mean(self.units.questions(domain.name)["train"], text)
+        if general:
+            items = read_general(self.units.data / general.path, wrapper)
+            tokens += round(share * size) * self._mean(items, lambda item: item["prompt"] + item["response"])
+        total = size + round(share * size)
+        steps = -(-total // tune.batch_size) * tune.epochs
+        note = "" if known else "at most: the probe tells how many qualify"
+        return steps, Line("tune", cell, f"{total:,} examples, {steps:,} steps", round(tokens * tune.epochs), note)
+
+    def evaluate(self, domain: DomainConfig, cell: str) -> Line:
+        questions, words = self.units.questions(domain.name), domain.words or domain.name
+        tested = [question for test_set in TEST_SETS for question in questions[test_set]]
+        mean = self._mean(
+            tested, lambda question: instruction_prompt(self.style, words, question, wrapper=self.units.wrapper)
+        )
+        return Line("evaluate", cell, f"{len(tested):,} prompts", round(len(tested) * mean))
+
+    def _size(self, domain: DomainConfig, seed: int) -> tuple[int, bool]:
+        """Items of an arm, and whether that is known already."""
+        before = [f"probe/{domain.name}", *([f"explanations/{domain.name}"] * base_explains(self.config.build))]
+        if all(self.units.run.manifest(unit) for unit in before):
+            unit = self.units.build_unit(domain, seed)
+            built = self.units.run.manifest(unit.name)
+            if built and self.units.state(unit) == "done":
+                return next(iter(built["arms"].values()))["items"], True
+        pool = len(self.units.questions(domain.name)["train"])
+        return min(pool, self.config.build.cap or pool), False
+
+    def _mean(self, items: Sequence, text: Callable[..., str]) -> float:
+        """Mean tokens of the items' texts, from a sample at even distances."""
+        if not items:
+            return 0.0
+        sample = items[:: max(1, len(items) // SAMPLE)]
+        return sum(len(self.tokenizer.encode(text(item))) for item in sample) / len(sample)

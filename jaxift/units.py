@@ -1,0 +1,285 @@
+"""The units of a study: the smallest pieces of work, what goes into each, and how it is done."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from etils import epath
+
+from jaxift.artifacts import RunDirectory, digest
+from jaxift.config import BASE, TEST_SETS, Cell, DomainConfig, StudyConfig
+from jaxift.data.release import read_imported
+from jaxift.data.sources import DomainQuestions, read_domain
+from jaxift.errors import UserError
+from jaxift.intervention.general import read_general
+from jaxift.intervention.pools import base_explains
+from jaxift.stages.analyze import analyze
+from jaxift.stages.build import build
+from jaxift.stages.report import report
+
+STAGES = ("probe", "explain", "build", "tune", "evaluate", "analyze", "report")
+# Analyze and report take what they find in the run directory: a part of a study, or a run copied from elsewhere.
+MODEL_STAGES = STAGES[:5]
+# Raised when a stage's numbers may change with the code alone; what was made before is stale then.
+STAGE_VERSIONS = {"probe": 5, "explain": 1, "build": 2, "tune": 4, "evaluate": 5, "analyze": 2, "report": 2}
+
+Made = tuple[list[str], dict[str, Any]]
+Advance = Callable[[int, int], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Unit:
+    """The smallest piece of work that is done or not done; `inputs` is everything that goes into it, by name."""
+
+    stage: str
+    name: str
+    inputs: Mapping[str, Any]
+    work: Callable[[Advance], Made]
+    parts: str = ""
+    """Folder of what an interrupted one goes on from: of no use once it is done."""
+
+    @functools.cached_property
+    def digests(self) -> dict[str, str]:
+        """Digest of each input, the stage's version among them."""
+        return {"jaxift": digest([self.stage, STAGE_VERSIONS[self.stage]])} | {
+            name: digest(value) for name, value in self.inputs.items()
+        }
+
+    @property
+    def key(self) -> str:
+        """Digest of all inputs."""
+        return digest(self.digests)
+
+
+def cells(config: StudyConfig) -> list[Cell]:
+    """All evaluated models of a study: a BASE cell a domain, then domains x arms x seeds."""
+    base = [Cell(domain.name, BASE) for domain in config.domains]
+    return base + [
+        Cell(domain.name, arm, seed) for domain in config.domains for arm in config.build.arms for seed in config.seeds
+    ]
+
+
+class Units:
+    """All units of one study in one run directory; model and questions are loaded when first needed."""
+
+    def __init__(self, config: StudyConfig, run: RunDirectory):
+        self.config, self.run = config, run
+        self.data = epath.Path(config.data_dir)
+        self._domains = {domain.name: domain for domain in config.domains}
+        self._questions: dict[str, DomainQuestions] = {}
+
+    def of(self, stage: str, chosen: Sequence[Cell]) -> list[Unit]:
+        """A stage's units, of tuning and evaluation those of the chosen cells.
+
+        The stages before it must be done, since inputs depend on what they made.
+        """
+        domains = self.config.domains
+        match stage:
+            case "probe":
+                return [self._probe_unit(domain) for domain in domains]
+            case "explain":
+                return [self._explain_unit(domain) for domain in domains] if base_explains(self.config.build) else []
+            case "build":
+                return [self.build_unit(domain, seed) for domain in domains for seed in self.config.seeds]
+            case "tune":
+                return [self._tune_unit(cell) for cell in chosen if cell.arm != BASE]
+            case "evaluate":
+                return [self._evaluate_unit(cell) for cell in chosen]
+            case "analyze":
+                return [self._analyze_unit()]
+            case _:
+                return [self._report_unit()]
+
+    @functools.cached_property
+    def model(self):
+        """The base model on its mesh, its weights in float32 as tuning needs them."""
+        from jaxift.models.weights import load  # imported here: `analyze` and `report` need no JAX
+        from jaxift.parallel.mesh import configured_mesh
+
+        settings = self.config.model
+        return load(
+            settings.path,
+            configured_mesh(self.config.mesh),
+            settings.dtype,
+            bos=settings.bos,
+            seam=settings.seam,
+            param_dtype="float32",
+            max_positions=settings.max_positions,
+        )
+
+    @functools.cached_property
+    def wrapper(self) -> str:
+        """The conversation around an instruction, where it is the model's own and not the study's."""
+        if self.config.probe.chat == "study":
+            return ""
+        from jaxift.data.tokenizer import Tokenizer
+        from jaxift.models.files.folder import open_model
+
+        settings = self.config.model
+        return Tokenizer.load(open_model(settings.path, weights=False).local, settings.bos).conversation
+
+    def questions(self, domain: str) -> DomainQuestions:
+        """A domain's questions by split."""
+        if domain not in self._questions:
+            self._questions[domain] = read_domain(self._domains[domain], self.config.data_dir)
+        return self._questions[domain]
+
+    def domain(self, name: str) -> DomainConfig:
+        """The settings of a domain."""
+        return self._domains[name]
+
+    def check_inputs(self) -> None:
+        """Refuses bad inputs before any work is done: the model folder, every domain's questions, other files."""
+        _ = self._model_key, self.wrapper, self._general_key
+        for domain in self._domains:
+            self.questions(domain)
+            self._imported_key(self._domains[domain])
+
+    def state(self, unit: Unit) -> str:
+        """`done`, `missing`, or `stale: ` and why."""
+        state = self.run.state(unit.name, unit.key)
+        if state != "stale":
+            return state
+        changed = self.run.changed(unit.name, unit.digests)
+        return f"stale: {', '.join(changed) or 'a file that it made'} changed"
+
+    @functools.cached_property
+    def _model_key(self) -> str:
+        from jaxift.models.weights import check_folder, fingerprint
+
+        settings = self.config.model
+        check_folder(settings.path, settings.max_positions)
+        return digest([fingerprint(settings.path), settings.dtype, settings.bos, settings.seam, settings.max_positions])
+
+    @functools.cached_property
+    def _general_key(self) -> str:
+        general = self.config.build.general
+        return "" if general is None else digest(read_general(self.data / general.path))
+
+    def _questions_key(self, domain: DomainConfig, splits: Sequence[str]) -> str:
+        questions = self.questions(domain.name)
+        return digest([[dataclasses.astuple(question) for question in questions[split]] for split in splits])
+
+    def _read_out(self) -> dict[str, Any]:
+        """The part of the probe's settings that evaluation shares."""
+        return self.config.probe.model_dump(include={"prompt", "formulation", "normalization"})
+
+    def _probe_unit(self, domain: DomainConfig) -> Unit:
+        from jaxift.stages.probe import probe
+
+        inputs = {
+            "the model": self._model_key,
+            "the questions": self._questions_key(domain, ("dev", "train", *TEST_SETS)),
+            "probe": self.config.probe.model_dump(exclude={"threshold", "chat"}),
+            "words": domain.words,
+        }
+        parts = f"probe/{domain.name}/parts"
+
+        def work(advance: Advance) -> Made:
+            questions, key = self.questions(domain.name), unit.key
+            return probe(self.config, self.run, domain, questions, self.model, key, parts, advance)
+
+        unit = Unit("probe", f"probe/{domain.name}", inputs, work, parts)
+        return unit
+
+    def _explain_unit(self, domain: DomainConfig) -> Unit:
+        from jaxift.stages.explain import explain
+
+        build = self.config.build
+        inputs = {
+            "the model": self._model_key,
+            "the probe": self.run.outputs(f"probe/{domain.name}"),
+            "build.explain": build.explain.model_dump(),
+            "build": [build.arms, build.explanations, self.config.probe.threshold],
+            "words": domain.words,
+        }
+        parts = f"explanations/{domain.name}-parts"
+
+        def work(advance: Advance) -> Made:
+            return explain(self.config, self.run, domain, self.model, unit.key, parts, advance)
+
+        unit = Unit("explain", f"explanations/{domain.name}", inputs, work, parts)
+        return unit
+
+    def build_unit(self, domain: DomainConfig, seed: int) -> Unit:
+        """The arms of a domain and seed."""
+        inputs = {
+            "the probe": self.run.outputs(f"probe/{domain.name}"),
+            "build": self.config.build.model_dump(),
+            "probe.threshold": self.config.probe.threshold,
+            "the prompt": [self.config.probe.prompt, self.wrapper, domain.words],
+            "the general instructions": self._general_key,
+            "the imported arms": self._imported_key(domain),
+            "seed": seed,
+        }
+        if base_explains(self.config.build):
+            inputs["the explanations"] = self.run.outputs(f"explanations/{domain.name}")
+        return Unit(
+            "build", f"arms/{domain.name}/s{seed}", inputs,
+            lambda _: build(self.config, self.run, domain, seed, self.wrapper),
+        )  # fmt: skip
+
+    def _imported_key(self, domain: DomainConfig) -> str:
+        released = self.config.build.released
+        return digest(read_imported(self.data / released, domain.name)) if released else ""
+
+    def _tune_unit(self, cell: Cell) -> Unit:
+        from jaxift.stages.tune import tune_cell
+
+        arms = f"arms/{cell.domain}/s{cell.seed}"
+        inputs = {
+            "the arm": (self.run.manifest(arms) or {"files": {}})["files"].get(f"{arms}/{cell.arm}.jsonl"),
+            "tune": self.config.tune.model_dump(exclude={"checkpoint_every"}),
+            "the model": self._model_key,
+            "seed": cell.seed,
+        }
+
+        def work(advance: Advance) -> Made:
+            return tune_cell(self.config, self.run, cell, self.model, advance), {}
+
+        return Unit("tune", f"cells/{cell.id}/tune", inputs, work)
+
+    def _evaluate_unit(self, cell: Cell) -> Unit:
+        from jaxift.stages.evaluate import evaluate
+
+        domain = self.domain(cell.domain)
+        inputs = {
+            "the model": self._model_key if cell.arm == BASE else self.run.outputs(f"cells/{cell.id}/tune"),
+            "the questions": self._questions_key(domain, TEST_SETS),
+            "probe": [self._read_out(), self.wrapper],
+            "words": domain.words,
+        }
+        parts = f"cells/{cell.id}/scores/parts"
+
+        def work(advance: Advance) -> Made:
+            questions = self.questions(cell.domain)
+            made = evaluate(
+                self.config, self.run, cell, domain, questions, self.model, unit.key, parts, self.wrapper, advance
+            )
+            return made, {}
+
+        unit = Unit("evaluate", f"cells/{cell.id}/evaluate", inputs, work, parts)
+        return unit
+
+    def _analyze_unit(self) -> Unit:
+        found = [cell for cell in cells(self.config) if self.run.manifest(f"cells/{cell.id}/evaluate")]
+        if not found:
+            raise UserError(f"{self.run.root}: no cell is evaluated yet; run `jaxift evaluate` first")
+        probes = [f"probe/{domain}" for domain in self._domains]
+        inputs = {
+            "the scores": [self.run.outputs(f"cells/{cell.id}/evaluate") for cell in found],
+            "the probe": [self.run.outputs(unit) for unit in probes if self.run.manifest(unit)],
+            "the study": self.config.model_dump(include={"name", "model", "seeds", "probe", "analyze"}),
+            "the cells": [cell.id for cell in cells(self.config)],
+        }
+        return Unit("analyze", "analysis", inputs, lambda _: (analyze(self.config, self.run, found), {}))
+
+    def _report_unit(self) -> Unit:
+        arms = [f"arms/{domain}/s{seed}" for domain in self._domains for seed in self.config.seeds]
+        inputs = {
+            "the analysis": self.run.outputs("analysis"),
+            "the arms": [self.run.outputs(unit) for unit in arms if self.run.manifest(unit)],
+            "the study": self.config.model_dump(include={"name", "model", "seeds", "probe", "build"}),
+        }
+        return Unit("report", "report", inputs, lambda _: (report(self.config, self.run, cells(self.config)), {}))
