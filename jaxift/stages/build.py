@@ -54,8 +54,8 @@ def _probed(
     size = _size(config, domain, qualified)
     drawn: dict[Pool, list[Row]] = {pool: draw(members, size, seed, pool) for pool, members in qualified.rows.items()}
     counts = {pool: len(members) for pool, members in qualified.rows.items()}
-    inputs = {"probe": digest(rows), "explanations": digest(found)}
-    facts = {"qualifying": {**counts, "probed": len(rows)}, "left_out": qualified.left_out, "inputs": inputs}
+    made_from = {"probe": digest(rows), "explanations": digest(found)}
+    facts = {"qualifying": {**counts, "probed": len(rows)}, "left_out": qualified.left_out, "made_from": made_from}
     return Drawn(drawn, qualified.rows["HAR"], seed), written, facts
 
 
@@ -88,7 +88,7 @@ def _released(config: StudyConfig, domain: DomainConfig, seed: int) -> tuple[Dra
     drawn: dict[Pool, list[Row]] = {pool: members[:size] for pool, members in qualified.rows.items()}
     drawn["ALL"] = draw(rows, size, seed, "ALL")
     counts = {pool: len(members) for pool, members in qualified.rows.items()}
-    facts = {"qualifying": {**counts, "probed": len(rows)}, "left_out": {}, "inputs": {"released": digest(rows)}}
+    facts = {"qualifying": {**counts, "probed": len(rows)}, "left_out": {}, "made_from": {"released": digest(rows)}}
     return Drawn(drawn, found["HAR"], seed), written, facts
 
 
