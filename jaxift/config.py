@@ -60,7 +60,8 @@ class DomainConfig(Frozen):
     name: Name
     words: str = ""
     """How the prompt's header calls the domain; empty: its name."""
-    train: tuple[QuestionSource, ...]
+    train: tuple[QuestionSource, ...] = ()
+    """The pool; not needed where build.released has the arms."""
     dev: tuple[QuestionSource, ...] = ()
     """Few-shot demonstrations; needed where probe.shots > 0."""
     homo: tuple[QuestionSource, ...]
@@ -70,8 +71,10 @@ class DomainConfig(Frozen):
     ood: tuple[QuestionSource, ...]
     """Questions of other domains."""
     overlap: Literal["refuse", "drop"] = "refuse"
-    """What becomes of training and dev questions that are also tested on, and of training questions that occur twice or
-    are demonstrations, compared by their text and options, whatever the case, spacing and punctuation."""
+    """What becomes of training questions that are also tested on or are demonstrations. Demonstrations that are tested
+    on are refused too, or with drop counted and kept. Compared by text and options without case and punctuation."""
+    repeats: Literal["keep", "drop"] = "keep"
+    """What becomes of training questions that stand there before under another id; the paper's release keeps them."""
 
 
 class ModelConfig(Frozen):
@@ -103,8 +106,9 @@ class MeshConfig(Frozen):
 class ProbeConfig(Frozen):
     """How the base model's knowledge is read out; evaluation uses the same read-out, zero-shot."""
 
-    prompt: Literal["paper", "cloze", "world"] = "paper"
-    """A pair of templates (probe and instruction) from data/prompts.py."""
+    prompt: Literal["paper", "paper_bare_turn", "cloze", "world"] = "paper"
+    """A pair of templates (probe and instruction) from data/prompts.py; paper_bare_turn has no header and no closing
+    `Answer:` in the user's turn."""
     chat: Literal["study", "model"] = "study"
     """Around an instruction: the study's own conversation, or the chat template of the model's tokenizer."""
     formulation: Literal["mcf", "cf"] = "mcf"
@@ -113,7 +117,7 @@ class ProbeConfig(Frozen):
     """What a CF score is divided by."""
     shots: Annotated[int, Field(ge=0)] = 5
     """Demonstrations before each probed question."""
-    demonstration_seed: int = 42
+    demonstration_seed: Annotated[int, Field(ge=0)] = 42
     """Python's random shuffles the dev questions by it; the first `shots` serve every question of the domain."""
     rotations: bool = False
     """Average the training pool's probabilities over all rotations of the options, against position bias."""
@@ -164,6 +168,10 @@ class BuildConfig(Frozen):
     explain: ExplainConfig = ExplainConfig()
     context: Literal["context", "explanation"] = "context"
     """What +context puts before a question: its field context, or its explanation."""
+    context_when: Literal["training", "always"] = "training"
+    """Whether the tuned models of +context are evaluated without contexts, or with those that test questions have."""
+    draw: Literal["random", "first"] = "random"
+    """How items are drawn from those that qualify: by the study's seed, or the first ones of the probe's order."""
     refusal: str = "I am not sure about the answer to this question."
     """What REFUSAL trains on."""
     general: GeneralConfig | None = None
@@ -194,7 +202,9 @@ class TuneConfig(Frozen):
     clip_norm: Positive = 1.0
     """Largest global gradient norm."""
     max_length: Count = 2048
-    """Longest example in tokens; a longer one is refused."""
+    """Longest example in tokens."""
+    too_long: Literal["refuse", "truncate"] = "refuse"
+    """What becomes of longer ones; truncate cuts them at the end, as the paper's trainer did."""
     checkpoint_every: Annotated[int, Field(ge=0)] = 0
     """Optimizer steps between resumable checkpoints; 0 saves the end alone."""
     remat: bool = False
@@ -242,7 +252,7 @@ class StudyConfig(Frozen):
             if len(set(values)) != len(values):
                 raise ValueError(f"{field} has a value twice: {list(values)}")
         for domain in self.domains:
-            for split in SPLITS:
+            for split in TEST_SETS if self.build.released else SPLITS:
                 if not getattr(domain, split):
                     raise ValueError(f"domain {domain.name} has no {split} source; name at least one file")
             if self.probe.shots and not domain.dev:
@@ -266,7 +276,13 @@ class StudyConfig(Frozen):
             )
         if self.probe.chat == "model" and self.probe.prompt == "world":
             raise ValueError("probe.chat model does not go with probe.prompt world, which is no conversation")
+        if self.model.seam == "isolated" and self.probe.formulation == "cf":
+            raise ValueError("model.seam isolated reads letters; it does not go with probe.formulation cf")
         for arm in self.build.parsed:
+            if self.probe.formulation == "cf" and (arm.has("balanced") or arm.has("shuffled")):
+                raise ValueError(
+                    f"build.arms: {arm.name} moves options, which probe.prompt cloze does not list; remove it"
+                )
             if arm.has("unexplained") and not self.build.explanations:
                 raise ValueError(f"build.arms: {arm.name} is {arm.plain} itself; set build.explanations true")
 

@@ -119,11 +119,11 @@ class _Counter:
             longest = max(continuations(template, question, settings.formulation), key=len)
             return probe_prompt(self.style, words, shown, question) + longest
 
-        pool = questions["train"]
+        pool = questions["train"]  # none where arms are imported
         turned = (
             min(settings.prior_questions, len(pool)) if settings.prior_questions else settings.rotations * len(pool)
         )
-        options = sum(len(question.options) for question in pool) / len(pool)
+        options = sum(len(question.options) for question in pool) / max(len(pool), 1)
         asked = round(settings.draws * (len(pool) + turned * (options - 1)))
         tested = [question for test_set in TEST_SETS for question in questions[test_set]]
         tokens = asked * self._mean(pool, text) + len(tested) * self._mean(tested, text)
@@ -148,7 +148,7 @@ class _Counter:
             prompt = instruction_prompt(self.style, words, question, wrapper=wrapper)
             return prompt + response(self.style, question, question.answer, form, explanation)
 
-        tokens = size * self._mean(self.units.questions(domain.name)["train"], text)
+        tokens = size * self._mean(self._pool(domain), text)
         if general:
             items = read_general(self.units.data / general.path, wrapper)
             tokens += round(share * size) * self._mean(items, lambda item: item["prompt"] + item["response"])
@@ -167,14 +167,27 @@ class _Counter:
 
     def _size(self, domain: DomainConfig, seed: int) -> tuple[int, bool]:
         """Items of an arm, and whether that is known already."""
+        if self.config.build.released:
+            found = self.units.imported(domain)
+            return min(*map(len, found.values()), self.config.build.cap or len(found["HAR"])), True
         before = [f"probe/{domain.name}", *([f"explanations/{domain.name}"] * base_explains(self.config.build))]
         if all(self.units.run.manifest(unit) for unit in before):
             unit = self.units.build_unit(domain, seed)
             built = self.units.run.manifest(unit.name)
             if built and self.units.state(unit) == "done":
                 return next(iter(built["arms"].values()))["items"], True
-        pool = len(self.units.questions(domain.name)["train"])
+        pool = len(self._pool(domain))
         return min(pool, self.config.build.cap or pool), False
+
+    def _pool(self, domain: DomainConfig) -> list[Question]:
+        """The questions that arms are drawn from."""
+        if not self.config.build.released:
+            return self.units.questions(domain.name)["train"]
+        rows = [row for members in self.units.imported(domain).values() for row in members]
+        return [
+            Question(row["id"], row["question"], tuple(row["options"]), row["gold"], explanation=row["explanation"])
+            for row in rows
+        ]
 
     def _mean(self, items: Sequence, text: Callable[..., str]) -> float:
         """Mean tokens of the items' texts, from a sample at even distances."""

@@ -27,6 +27,6 @@ def main(verb: ImportRelease, console: Console) -> None:
     found = read_release(epath.Path(verb.folder))
     write_imported(found, writable_folder(verb.out, "--out"))
     for domain, arms in found.items():
-        own = sum(row["own_explanation"] is not None for row in arms["INC"])
+        own = sum(bool(row["own_explanation"]) for row in arms["INC"])
         told = f"{len(arms['HAR'])} harmonious, {len(arms['INC'])} incompatible items, {own} of them self-explained"
         console.print(f"{domain}: {told}", highlight=False, markup=False)

@@ -10,7 +10,7 @@ from etils import epath
 from jaxift.artifacts import RunDirectory, digest
 from jaxift.config import BASE, TEST_SETS, Cell, DomainConfig, StudyConfig
 from jaxift.data.release import read_imported
-from jaxift.data.sources import DomainQuestions, read_domain
+from jaxift.data.sources import DomainQuestions, check_demonstrations, read_domain
 from jaxift.errors import UserError
 from jaxift.intervention.general import read_general
 from jaxift.intervention.pools import base_explains
@@ -21,6 +21,7 @@ from jaxift.stages.report import report
 STAGES = ("probe", "explain", "build", "tune", "evaluate", "analyze", "report")
 # Analyze and report take what they find in the run directory: a part of a study, or a run copied from elsewhere.
 MODEL_STAGES = STAGES[:5]
+CELL_STAGES = ("tune", "evaluate")
 # Raised when a stage's numbers may change with the code alone; what was made before is stale then.
 STAGE_VERSIONS = {"probe": 5, "explain": 1, "build": 2, "tune": 4, "evaluate": 5, "analyze": 2, "report": 2}
 
@@ -122,7 +123,9 @@ class Units:
     def questions(self, domain: str) -> DomainQuestions:
         """A domain's questions by split."""
         if domain not in self._questions:
-            self._questions[domain] = read_domain(self._domains[domain], self.config.data_dir)
+            found = read_domain(self._domains[domain], self.config.data_dir, pool=not self.config.build.released)
+            check_demonstrations(domain, found, self.config.probe.shots)
+            self._questions[domain] = found
         return self._questions[domain]
 
     def domain(self, name: str) -> DomainConfig:
@@ -134,7 +137,7 @@ class Units:
         _ = self._model_key, self.wrapper, self._general_key
         for domain in self._domains:
             self.questions(domain)
-            self._imported_key(self._domains[domain])
+            self.imported(self._domains[domain])
 
     def state(self, unit: Unit) -> str:
         """`done`, `missing`, or `stale: ` and why."""
@@ -161,6 +164,20 @@ class Units:
         questions = self.questions(domain.name)
         return digest([[dataclasses.astuple(question) for question in questions[split]] for split in splits])
 
+    def _asked_key(self, cell: Cell, domain: DomainConfig) -> str:
+        """What evaluation asks of the test questions: their explanations and contexts only where they are shown."""
+        from jaxift.stages.evaluate import tested_context
+
+        questions = self.questions(domain.name)
+        plain = {"explanation": "", "context": ""}
+        return digest(
+            [
+                [tested_context(self.config, cell, each), *dataclasses.astuple(dataclasses.replace(each, **plain))]
+                for test_set in TEST_SETS
+                for each in questions[test_set]
+            ]
+        )
+
     def _read_out(self) -> dict[str, Any]:
         """The part of the probe's settings that evaluation shares."""
         return self.config.probe.model_dump(include={"prompt", "formulation", "normalization"})
@@ -184,15 +201,19 @@ class Units:
         return unit
 
     def _explain_unit(self, domain: DomainConfig) -> Unit:
+        from jaxift.intervention.explanations import explanation_prompt, wanted
         from jaxift.stages.explain import explain
 
-        build = self.config.build
+        self.run.outputs(f"probe/{domain.name}")
+        rows = self.run.read_rows(f"probe/{domain.name}/train.parquet")
+        asked = wanted(rows, self.config.probe.threshold, self.config.build)
+        words = domain.words or domain.name
         inputs = {
             "the model": self._model_key,
-            "the probe": self.run.outputs(f"probe/{domain.name}"),
-            "build.explain": build.explain.model_dump(),
-            "build": [build.arms, build.explanations, self.config.probe.threshold],
-            "words": domain.words,
+            "what is asked": [
+                [each.row["id"], each.answer, explanation_prompt(words, each.row, each.answer)] for each in asked
+            ],
+            "build.explain": self.config.build.explain.model_dump(),
         }
         parts = f"explanations/{domain.name}-parts"
 
@@ -210,7 +231,7 @@ class Units:
             "probe.threshold": self.config.probe.threshold,
             "the prompt": [self.config.probe.prompt, self.wrapper, domain.words],
             "the general instructions": self._general_key,
-            "the imported arms": self._imported_key(domain),
+            "the imported arms": self.imported(domain),
             "seed": seed,
         }
         if base_explains(self.config.build):
@@ -220,9 +241,10 @@ class Units:
             lambda _: build(self.config, self.run, domain, seed, self.wrapper),
         )  # fmt: skip
 
-    def _imported_key(self, domain: DomainConfig) -> str:
+    def imported(self, domain: DomainConfig) -> dict[str, Any]:
+        """The imported arms of a domain, where the study takes these."""
         released = self.config.build.released
-        return digest(read_imported(self.data / released, domain.name)) if released else ""
+        return read_imported(self.data / released, domain.name) if released else {}
 
     def _tune_unit(self, cell: Cell) -> Unit:
         from jaxift.stages.tune import tune_cell
@@ -230,13 +252,13 @@ class Units:
         arms = f"arms/{cell.domain}/s{cell.seed}"
         inputs = {
             "the arm": (self.run.manifest(arms) or {"files": {}})["files"].get(f"{arms}/{cell.arm}.jsonl"),
-            "tune": self.config.tune.model_dump(exclude={"checkpoint_every"}),
+            "tune": self._tune_settings(),
             "the model": self._model_key,
             "seed": cell.seed,
         }
 
         def work(advance: Advance) -> Made:
-            return tune_cell(self.config, self.run, cell, self.model, advance), {}
+            return tune_cell(self.config, self.run, cell, self.model, advance)
 
         return Unit("tune", f"cells/{cell.id}/tune", inputs, work)
 
@@ -246,7 +268,7 @@ class Units:
         domain = self.domain(cell.domain)
         inputs = {
             "the model": self._model_key if cell.arm == BASE else self.run.outputs(f"cells/{cell.id}/tune"),
-            "the questions": self._questions_key(domain, TEST_SETS),
+            "the questions": self._asked_key(cell, domain),
             "probe": [self._read_out(), self.wrapper],
             "words": domain.words,
         }
@@ -262,10 +284,28 @@ class Units:
         unit = Unit("evaluate", f"cells/{cell.id}/evaluate", inputs, work, parts)
         return unit
 
+    def _is_current(self, cell: Cell) -> bool:
+        """Whether a cell has scores that were made with the present settings, as far as the run directory tells."""
+        tuned, scored = (self.run.manifest(f"cells/{cell.id}/{stage}") for stage in CELL_STAGES)
+        if scored is None:
+            return False
+        arms = self.run.manifest(f"arms/{cell.domain}/s{cell.seed}")
+        present = {"tune": digest(self._tune_settings()), "probe": digest([self._read_out(), self.wrapper])}
+        if arms is not None:
+            present["the arm"] = digest(arms["files"].get(f"arms/{cell.domain}/s{cell.seed}/{cell.arm}.jsonl"))
+        before = {**(tuned or {}).get("inputs", {}), **scored.get("inputs", {})}
+        return all(before.get(name, value) == value for name, value in present.items())
+
+    def _tune_settings(self) -> dict[str, Any]:
+        """What of the tuning's settings its result depends on."""
+        return self.config.tune.model_dump(exclude={"checkpoint_every"})
+
     def _analyze_unit(self) -> Unit:
-        found = [cell for cell in cells(self.config) if self.run.manifest(f"cells/{cell.id}/evaluate")]
+        found = [cell for cell in cells(self.config) if self._is_current(cell)]
         if not found:
-            raise UserError(f"{self.run.root}: no cell is evaluated yet; run `jaxift evaluate` first")
+            raise UserError(
+                f"{self.run.root}: no cell is evaluated with the present settings yet; run `jaxift evaluate` first"
+            )
         probes = [f"probe/{domain}" for domain in self._domains]
         inputs = {
             "the scores": [self.run.outputs(f"cells/{cell.id}/evaluate") for cell in found],

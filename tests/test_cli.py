@@ -88,8 +88,8 @@ def test_pickle_weights_are_refused_with_the_way_to_convert_them(capsys, study, 
         ({"homo": ""}, "domain d: its homo set is empty"),
         ({"train": QUESTION.replace('"answer": 1', '"answer": "z"') % ("t", "t")}, "train.jsonl:1"),
         ({"train": QUESTION.replace('"answer": 1', '"answer": 4') % ("t", "t")}, "train.jsonl:1"),
-        ({"id": QUESTION % ("train", "id")}, "id shares 1 questions with train"),
-        ({"dev": QUESTION % ("other", "train")}, "train shares 1 questions with dev"),
+        ({"homo": QUESTION % ("other", "train")}, "train has questions that are also in homo"),
+        ({"dev": QUESTION % ("other", "train")}, "train has questions that are also in dev"),
         ({"homo": QUESTION % ("\\ud83d", "homo")}, "homo.jsonl:1"),
         ({"dev": ""}, "dev questions for probe.shots 1"),
     ],
@@ -110,7 +110,7 @@ def test_refused_input_leaves_nothing_half_written(capsys, study, tmp_path):
 
 def test_a_stage_asks_for_the_stages_before_it(capsys, study):
     assert "run `jaxift probe`" in refusal(capsys, "tune", study())
-    assert "no cell is evaluated yet" in refusal(capsys, "analyze", study())
+    assert "no cell is evaluated with the present settings yet" in refusal(capsys, "analyze", study())
 
 
 def test_a_run_that_was_never_started_is_named(capsys, tmp_path):

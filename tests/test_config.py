@@ -60,6 +60,19 @@ def test_the_defaults_are_the_papers():
         ("model: {path: m}", "model: {path: m}\nbuild: {general: {path: g, share: -1}}", "build.general.share"),
         ("model: {path: m}", "model: {path: m}\nprobe: {prior_questions: 9, rotations: true}", "probe.prior_questions"),
         ("model: {path: m}", "model: {path: m}\nprobe: {prompt: world, chat: model}", "probe.chat"),
+        ("model: {path: m}", "model: {path: m}\nprobe: {demonstration_seed: -1}", "probe.demonstration_seed"),
+        (
+            "model: {path: m}",
+            "model: {path: m, seam: isolated}\nprobe: {prompt: cloze, formulation: cf}\n"
+            "build: {response_format: option}",
+            "model.seam isolated",
+        ),
+        (
+            "model: {path: m}",
+            "model: {path: m}\nprobe: {prompt: cloze, formulation: cf}\n"
+            "build: {response_format: option, arms: [INC+shuffled]}",
+            "INC+shuffled moves options",
+        ),
         ("train: [{path: a.jsonl}]", "train: []", "train"),
         ("dev: [{path: b.jsonl}]", "dev: []", "dev"),
         ("name: d,", "name: 'd/../../x',", "domains.0.name"),

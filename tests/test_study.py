@@ -192,6 +192,56 @@ def test_some_cells_alone_are_tuned_and_evaluated(questions, tmp_path):
         Study(config, ("nothing*",))
 
 
+def test_cells_of_other_settings_are_not_analysed_with_those_of_these(questions, tmp_path):
+    execute(small(questions, tmp_path / "run"))
+    changed = small(questions, tmp_path / "run", tune={"learning_rate": 1e-4})
+    execute(changed, only=("*-INC-s0", "medicine-BASE"))
+    analysis = RunDirectory.open(changed.run_path).read_json("analysis.json")
+    assert analysis["missing"] == ["medicine-HAR-s0", "medicine-SELF-s0"]
+    assert analysis["exp1"]["differences"] == {}
+
+
+def test_imported_arms_need_no_training_questions(questions, tmp_path):
+    base = small(questions, tmp_path / "base")
+    execute(base, ("probe",))
+    rows = RunDirectory.open(base.run_path).read_rows("probe/medicine/train.parquet")
+    (tmp_path / "imported/medicine").mkdir(parents=True)
+    for arm in ("HAR", "INC"):
+        chosen = [row | {"own_explanation": None} for row in rows if row["correct"] == (arm == "HAR")][:9]
+        lines = (json.dumps(row) + "\n" for row in chosen)
+        (tmp_path / f"imported/medicine/{arm}.jsonl").write_text("".join(lines))
+    raw = small(questions, tmp_path / "run", build={"released": str(tmp_path / "imported")}).model_dump()
+    raw["domains"][0]["train"] = []
+    config = StudyConfig.model_validate(raw)
+    assert {line.work for line in forecast(Study(config)).lines if line.stage == "tune"} == {"9 examples, 12 steps"}
+    execute(config)
+    assert not (tmp_path / "run/probe/medicine/train.parquet").exists()
+    for arm in ("HAR", "INC"):
+        made = [json.loads(line) for line in (tmp_path / f"run/arms/medicine/s0/{arm}.jsonl").read_text().splitlines()]
+        theirs = [json.loads(line) for line in (tmp_path / f"imported/medicine/{arm}.jsonl").read_text().splitlines()]
+        assert [item["id"] for item in made] == [row["id"] for row in theirs]
+
+
+def test_what_is_tuned_on_a_papers_prompt_is_evaluated_by_the_isolated_letter(questions, tmp_path, make_folder):
+    """The paper's settings on a tiny model: isolated letters, letters and options, general instructions, truncation."""
+    general = [{"instruction": f"w{n}", "input": "", "output": f"w{n + 1}"} for n in range(40)]
+    (tmp_path / "general.json").write_text(json.dumps(general))
+    config = small(
+        questions, tmp_path / "run",
+        model={"path": str(make_folder(tmp_path / "model", max_position_embeddings=512)), "seam": "isolated"},
+        probe={"prompt": "paper", "threshold": 0.0, "rotations": False},
+        build={"response_format": "letter_and_option", "general": {"path": str(tmp_path / "general.json")}},
+        tune={"too_long": "truncate", "max_length": 400},
+    )  # fmt: skip
+    execute(config)
+    found = RunDirectory.open(config.run_path)
+    assert found.manifest("cells/medicine-INC-s0/tune") is not None
+    facts = found.manifest("probe/medicine")
+    assert facts is not None
+    assert facts["tokenizer"]["seam"] == "isolated"
+    assert set(facts["answer_tokens"]) == set("ABCD")
+
+
 def test_a_forecast_counts_what_a_run_then_does(questions, tmp_path):
     config = small(questions, tmp_path / "run")
     before = forecast(Study(config))

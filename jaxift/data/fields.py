@@ -22,22 +22,22 @@ def question_of(row: Mapping[str, Any], where: str, default_id: str, source: Que
         index = _labelled(answer, _needed(row, fields.labels, where), options, at)
     else:
         index = answer_index(answer, options, at, source.answers)
-    identity = column(row, fields.id)
     return checked(
         where,
-        id=str(default_id if identity is ABSENT else identity),
+        id=_identity(row, fields.id, default_id, where),
         question=text,
         options=tuple(options),
         answer=index,
-        subject=_optional(row, fields.subject),
-        explanation=_optional(row, fields.explanation),
-        context=_optional(row, fields.context),
+        subject=_optional(row, fields.subject, where),
+        explanation=_optional(row, fields.explanation, where),
+        context=_optional(row, fields.context, where),
     )
 
 
 def kept(row: Mapping[str, Any], where: str, source: QuestionSource) -> bool:
     """Whether a row has the values that its source asks for; raises UserError where a column is absent."""
-    if any(_needed(row, name, where) != value for name, value in source.where.items()):
+    shown = str if source.kind == "csv" else lambda value: value  # a CSV file's values are all texts
+    if any(_needed(row, name, where) != shown(value) for name, value in source.where.items()):
         return False
     texts = (_needed(row, name, where) for name in source.nonempty)
     return all(isinstance(text, str) and text.strip() for text in texts)
@@ -54,11 +54,18 @@ def column(row: Mapping[str, Any], name: str) -> Any:
 
 def checked(where: str, **values: Any) -> Question:
     """A question of these values; raises UserError where they make none, or cannot be written."""
+    writable(where, *(value for value in values.values() if isinstance(value, str)), *values["options"])
     try:
-        texts = (value for value in values.values() if isinstance(value, str))
-        "".join((*texts, *values["options"])).encode()  # a lone surrogate cannot be written
         return Question(**values)
     except ValueError as error:
+        raise UserError(f"{where}: {error}") from None
+
+
+def writable(where: str, *texts: str) -> None:
+    """Raises UserError where a text holds a lone surrogate, which no file can."""
+    try:
+        "".join(texts).encode()
+    except UnicodeEncodeError as error:
         raise UserError(f"{where}: {error}") from None
 
 
@@ -116,6 +123,20 @@ def _needed(row: Mapping[str, Any], name: str, where: str) -> Any:
     return value
 
 
-def _optional(row: Mapping[str, Any], name: str) -> str:
+def _optional(row: Mapping[str, Any], name: str, where: str) -> str:
+    """A text that may be absent or null."""
     value = column(row, name)
-    return "" if value is ABSENT or value is None else str(value).strip()
+    if value is ABSENT or value is None:
+        return ""
+    if not isinstance(value, str):
+        raise UserError(f"{where}: field {name!r} must be a text, or null")
+    return value.strip()
+
+
+def _identity(row: Mapping[str, Any], name: str, default: str, where: str) -> str:
+    value = column(row, name)
+    if value is ABSENT or value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
+        raise UserError(f"{where}: field {name!r} must be a text or a whole number")
+    return str(value)

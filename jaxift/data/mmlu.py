@@ -82,6 +82,8 @@ def questions(path: epath.Path, which: MmluSubjects) -> Iterator[Question]:
 def _files(path: epath.Path, which: MmluSubjects) -> list[epath.Path]:
     """The file itself, or the files of a folder that hold the chosen subjects."""
     if not path.is_dir():
+        if which != "all" and _subject(path) not in chosen_subjects(which):
+            raise UserError(f"{path}: is not of the subjects {which}; give a folder of MMLU, or set subjects to all")
         return [path]
     found = sorted(path.glob("*.csv"))
     files = {_subject(file): file for file in found}
@@ -105,11 +107,13 @@ def _subject(path: epath.Path) -> str:
 
 def _rows(path: epath.Path) -> Iterator[Question]:
     subject = _subject(path)
-    for number, row in enumerate(csv.reader(io.StringIO(read_text(path), newline="")), 1):
+    for number, row in enumerate(_csv_rows(path), 1):
         where = f"{path}: row {number}"
         if len(row) < 4:
             raise UserError(f"{where}: has {len(row)} columns; expected question, options, letter")
         question, *options, letter = row
+        if not question.strip() or not all(option.strip() for option in options):
+            raise UserError(f"{where}: the question and its options must be non-empty texts")
         if len(letter) != 1 or letter not in LETTERS[: len(options)]:
             raise UserError(
                 f"{where}: answer {letter!r} is not among the options; give a letter A to {LETTERS[len(options) - 1]}"
@@ -118,3 +122,10 @@ def _rows(path: epath.Path) -> Iterator[Question]:
         yield checked(
             where, id=f"{path.stem}-{number}", question=question, options=tuple(options), answer=answer, subject=subject
         )
+
+
+def _csv_rows(path: epath.Path) -> Iterator[list[str]]:
+    try:
+        yield from csv.reader(io.StringIO(read_text(path), newline=""))
+    except csv.Error as error:
+        raise UserError(f"{path}: not valid CSV ({error})") from None

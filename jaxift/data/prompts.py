@@ -46,15 +46,22 @@ class Style:
 
 _PAPER_HEADER = "The following are multiple choice questions about {domain}. Please choose the correct answer. \n\n"
 
+_PAPER_PROBE = Template(
+    _PAPER_HEADER, "{context}{question}\n", "{letter}. {option}\n", "Answer:", "", "letter_and_option", "\n\n"
+)
+
 STYLES = {
     # as in the authors' release: no space between "Answer:" and the letter, a space before the header's newlines
     "paper": Style(
-        probe=Template(
-            _PAPER_HEADER, "{context}{question}\n", "{letter}. {option}\n", "Answer:", "", "letter_and_option", "\n\n"
-        ),
+        probe=_PAPER_PROBE,
         instruction=Template(
             _PAPER_HEADER, "{context}{question}\n", "{letter}. {option}\n", "Answer:", "", wrapper=CHAT
         ),
+    ),
+    # the same probe; the user's turn is the question and its options alone
+    "paper_bare_turn": Style(
+        probe=_PAPER_PROBE,
+        instruction=Template("", "{context}{question}", "\n{letter}. {option}", "", "", wrapper=CHAT),
     ),
     # the options' own text is the continuation, so they are not listed
     "cloze": Style(

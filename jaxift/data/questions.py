@@ -7,6 +7,7 @@ import string
 from collections.abc import Sequence
 
 LETTERS = string.ascii_uppercase
+Fingerprint = tuple[str, frozenset[str]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +54,7 @@ def demonstrations(dev: Sequence[Question], shots: int, seed: int) -> tuple[Ques
     return tuple(order[:shots])
 
 
-def fingerprint(question: Question) -> tuple[str, frozenset[str]]:
+def fingerprint(question: Question) -> Fingerprint:
     """What is equal for two spellings of one question: its text and options without case, spacing and punctuation."""
     return _plain(question.question), frozenset(map(_plain, question.options))
 

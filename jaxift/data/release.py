@@ -8,17 +8,26 @@ model's text, which may be empty, or null where there is no file of SELF.
 
 import json
 import math
+import types
 from typing import Any
 
 from etils import epath
 
-from jaxift.data.fields import checked
+from jaxift.data.fields import checked, writable
 from jaxift.data.tables import jsonl_rows
 from jaxift.errors import UserError
 
 FILES = {"HAR": "consistent-correct-exp-sample.jsonl", "INC": "inconsistent-golden-exp.jsonl"}
 SELF_FILE = "inconsistent-predict-model-exp.jsonl"
 Row = dict[str, Any]
+_KINDS: dict[str, type | types.UnionType] = {
+    "id": str | int, "question": str, "choices": list, "answer": int, "probs": list, "pred": int,
+    "explanation": str | None,
+}  # fmt: skip
+_COLUMNS: dict[str, type | types.UnionType] = {
+    "id": str, "question": str, "options": list, "gold": int, "pred": int, "pred_prob": float, "correct": bool,
+    "subject": str, "header": str, "explanation": str, "context": str, "own_explanation": str | None,
+}  # fmt: skip
 
 
 def read_release(folder: epath.Path) -> dict[str, dict[str, list[Row]]]:
@@ -31,7 +40,10 @@ def read_release(folder: epath.Path) -> dict[str, dict[str, list[Row]]]:
     found = {}
     for domain in sorted(each for each in folder.iterdir() if each.is_dir()):
         if all((domain / name).exists() for name in FILES.values()):
-            arms = {arm: [_row(where, row) for _, where, row in jsonl_rows(domain / FILES[arm])] for arm in FILES}
+            arms = {
+                arm: [_row(where, row, arm == "HAR") for _, where, row in jsonl_rows(domain / FILES[arm])]
+                for arm in FILES
+            }
             own = _own_explanations(domain / SELF_FILE, arms["INC"]) if (domain / SELF_FILE).exists() else {}
             arms["INC"] = [{**row, "own_explanation": own.get(row["id"])} for row in arms["INC"]]
             found[domain.name] = arms
@@ -58,29 +70,41 @@ def read_imported(folder: epath.Path, domain: str) -> dict[str, list[Row]]:
             raise UserError(
                 f"{path}: no such file; make it with `jaxift import-release`, and name domains as its folders"
             )
-        found[arm] = [row for _, _, row in jsonl_rows(path)]
+        found[arm] = [_imported(where, row) for _, where, row in jsonl_rows(path)]
         if not found[arm]:
             raise UserError(f"{path}: holds no item; import the release again")
-        if missing := {"id", "question", "options", "gold", "pred", "own_explanation"} - found[arm][0].keys():
-            raise UserError(f"{path}: field {sorted(missing)[0]!r} is missing; import the release again")
     return found
 
 
-def _row(where: str, released: Row) -> Row:
+def _imported(where: str, row: Row) -> Row:
+    for name, kind in _COLUMNS.items():
+        if name not in row or not isinstance(row[name], kind):
+            raise UserError(f"{where}: field {name!r} is missing or of another type; import the release again")
+    return row
+
+
+def _row(where: str, released: Row, right: bool) -> Row:
     """A released item as a row of the probe; raises UserError where its parts do not fit together."""
-    for name in ("id", "question", "choices", "answer", "probs", "pred", "pred_prob", "explanation"):
-        if name not in released:
-            raise UserError(f"{where}: field {name!r} is missing; give the files as the authors released them")
+    for name, kind in _KINDS.items():
+        if not isinstance(released.get(name), kind) or isinstance(released.get(name), bool):
+            raise UserError(
+                f"{where}: field {name!r} is missing or of another type; give the files as the authors released them"
+            )
     options, probs = released["choices"], released["probs"]
+    if not all(isinstance(option, str) for option in options) or not all(isinstance(p, float | int) for p in probs):
+        raise UserError(f"{where}: fields 'choices' and 'probs' must be lists of texts and of numbers")
+    explanation = (released["explanation"] or "").strip()
     question = checked(
-        where, id=str(released["id"]), question=str(released["question"]), options=tuple(map(str, options)),
-        answer=released["answer"],
+        where, id=str(released["id"]), question=released["question"], options=tuple(options),
+        answer=released["answer"], explanation=explanation,
     )  # fmt: skip
     if len(probs) != len(options) or not math.isclose(sum(probs), 1, abs_tol=1e-3):
         raise UserError(f"{where}: field 'probs' must hold a probability for each of the {len(options)} options")
     pred = max(range(len(probs)), key=lambda place: probs[place])
     if released["pred"] != pred:
         raise UserError(f"{where}: field 'pred' is {released['pred']}, but the largest of 'probs' is at {pred}")
+    if (pred == question.answer) != right:
+        raise UserError(f"{where}: the model is {'wrong' if right else 'right'} here; it belongs to the other file")
     return {
         "id": question.id,
         "question": question.question,
@@ -93,7 +117,7 @@ def _row(where: str, released: Row) -> Row:
         "correct": pred == question.answer,
         "subject": "",
         "header": "",
-        "explanation": (released["explanation"] or "").strip(),
+        "explanation": explanation,
         "context": "",
         "own_explanation": None,
     }
@@ -107,6 +131,7 @@ def _own_explanations(path: epath.Path, incompatible: list[Row]) -> dict[str, st
             raise UserError(
                 f"{where}: field 'model_exp' (a text) is missing; give the files as the authors released them"
             )
+        writable(where, row["model_exp"])
         found[str(row.get("id"))] = row["model_exp"].strip()
     if list(found) != [row["id"] for row in incompatible]:
         raise UserError(f"{path}: its items are not those of {FILES['INC']} in their order; give files of one release")

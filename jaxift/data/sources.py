@@ -3,14 +3,14 @@
 import dataclasses
 import random
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 
 from etils import epath
 
 from jaxift.config import SPLITS, TEST_SETS, DomainConfig
 from jaxift.data import mmlu, xiezhi
-from jaxift.data.fields import kept, question_of
-from jaxift.data.questions import Question, fingerprint
+from jaxift.data.fields import kept, question_of, writable
+from jaxift.data.questions import Fingerprint, Question, fingerprint
 from jaxift.data.tables import jsonl_rows, source_rows
 from jaxift.errors import UserError
 from jaxift.source_config import QuestionSource
@@ -18,67 +18,82 @@ from jaxift.source_config import QuestionSource
 
 @dataclasses.dataclass(frozen=True)
 class DomainQuestions:
-    """A domain's questions by split (dev, train, homo, id, ood); `dropped` counts those left out, by split and why."""
+    """A domain's questions by split (dev, train, homo, id, ood); `overlap` counts those of
+    train that were left out and those of dev that are tested on, by why."""
 
     splits: dict[str, list[Question]]
-    dropped: dict[str, dict[str, int]]
+    overlap: dict[str, dict[str, int]]
 
     def __getitem__(self, split: str) -> list[Question]:
         """The questions of a split."""
         return self.splits[split]
 
 
-def read_domain(domain: DomainConfig, data_dir: str) -> DomainQuestions:
-    """Reads a domain's questions.
+def read_domain(domain: DomainConfig, data_dir: str, pool: bool = True) -> DomainQuestions:
+    """Reads a domain's questions; without `pool` its training questions are left alone.
 
-    Raises UserError where a set is empty or an id occurs twice, and, unless the domain says to drop them, where a
-    question of dev or train is also tested on, one of train is shown in dev, or one stands twice in dev or train: by
-    its id, or by its text and options whatever their case, spacing and punctuation.
+    Raises UserError where a set is empty or an id occurs twice in it, and, unless the domain says to drop them, where a
+    question of train is also tested on or shown, or one of dev tested on. Questions are compared by text and options,
+    whatever their case, spacing and punctuation. Dev questions are never dropped, only counted: which of them are shown
+    is part of the protocol, and MMLU itself tests on some of its dev questions.
     """
-    splits = {split: read_sources(getattr(domain, split), data_dir) for split in ("dev", *SPLITS)}
-    dropped: dict[str, dict[str, int]] = {}
-    for split in ("dev", "train"):
-        others = (*TEST_SETS, "dev") if split == "train" else TEST_SETS
-        splits[split], found = _distinct(splits[split], {other: splits[other] for other in others})
-        if found and domain.overlap == "refuse":
-            raise UserError(
-                f"domain {domain.name}: {split} has questions that {_told(found)}; remove them, or set the domain's "
-                "overlap to drop"
-            )
-        if found:
-            dropped[split] = dict(Counter(reason for _, reason in found))
-    for split in SPLITS:
+    splits = {split: read_sources(getattr(domain, split), data_dir) for split in ("dev", *TEST_SETS)}
+    splits["train"] = read_sources(domain.train, data_dir) if pool else []
+    for split in SPLITS if pool else TEST_SETS:
         if not splits[split]:
             raise UserError(
-                f"domain {domain.name}: its {split} set is empty; check the files and limits of domains.{split}"
+                f"domain {domain.name}: its {split} set is empty; check the files, limits and filters (where, "
+                f"nonempty) of domains.{split}"
             )
-    return DomainQuestions(splits, dropped)
+    told = {
+        "dev": _overlap(splits["dev"], {other: splits[other] for other in TEST_SETS}),
+        "train": _overlap(splits["train"], {other: splits[other] for other in (*TEST_SETS, "dev")}),
+    }
+    for split, reasons in told.items():
+        if reasons and domain.overlap == "refuse":
+            raise UserError(
+                f"domain {domain.name}: {split} has questions that {_listed(reasons)}; remove them, or set "
+                "the domain's overlap to drop"
+            )
+    splits["train"] = [question for question in splits["train"] if question.id not in told["train"]]
+    if domain.repeats == "drop":
+        again = _repeated(splits["train"])
+        told["train"] |= dict.fromkeys(again, "stand there before")
+        splits["train"] = [question for question in splits["train"] if question.id not in again]
+    counts = {split: dict(Counter(reasons.values())) for split, reasons in told.items() if reasons}
+    return DomainQuestions(splits, counts)
 
 
-def _distinct(
-    questions: Iterable[Question], others: dict[str, list[Question]]
-) -> tuple[list[Question], list[tuple[str, str]]]:
-    """The questions that stand nowhere else and here for the first time; of the others, id and reason."""
-    known = {
-        key: f"are also in {name}" for name, members in others.items() for each in members
-        for key in (each.id, fingerprint(each))
-    }  # fmt: skip
-    left, dropped = [], []
-    for question in questions:
-        reason = known.get(question.id) or known.get(fingerprint(question))
-        if reason:
-            dropped.append((question.id, reason))
-        else:
-            left.append(question)
-            known[fingerprint(question)] = "stand there before"
-    return left, dropped
+def _overlap(questions: Sequence[Question], others: Mapping[str, Sequence[Question]]) -> dict[str, str]:
+    """Ids of the questions that stand in another set too, and in which."""
+    known = {fingerprint(each): f"are also in {name}" for name, members in others.items() for each in members}
+    return {each.id: known[fingerprint(each)] for each in questions if fingerprint(each) in known}
 
 
-def _told(dropped: Sequence[tuple[str, str]]) -> str:
+def _repeated(questions: Sequence[Question]) -> set[str]:
+    """Ids of the questions that stood there before under another id."""
+    first: dict[Fingerprint, str] = {}
+    return {each.id for each in questions if first.setdefault(fingerprint(each), each.id) != each.id}
+
+
+def _listed(reasons: Mapping[str, str]) -> str:
     """How many there are for each reason, and an example."""
-    first = {reason: id_ for id_, reason in reversed(dropped)}
-    counts = Counter(reason for _, reason in dropped)
-    return ", and ".join(f"{reason} ({count}, e.g. {first[reason]})" for reason, count in counts.items())
+    examples = {reason: id_ for id_, reason in reversed(reasons.items())}
+    counts = Counter(reasons.values())
+    return ", and ".join(f"{reason} ({count}, e.g. {examples[reason]})" for reason, count in counts.items())
+
+
+def check_demonstrations(domain: str, questions: DomainQuestions, shots: int) -> None:
+    """Raises UserError where questions have fewer dev questions of their header than `shots`."""
+    asked = [question for split, members in questions.splits.items() if split != "dev" for question in members]
+    shown = Counter(question.header for question in questions["dev"])
+    for header in dict.fromkeys(question.header for question in asked):
+        if shown[header] < shots:
+            about = f" with the header {header.strip()!r}" if header else ""
+            raise UserError(
+                f"domain {domain}: {shown[header]} dev questions{about} for probe.shots {shots}; lower it, add some, "
+                "or set the same header for test and dev sources"
+            )
 
 
 def read_sources(sources: Sequence[QuestionSource], data_dir: str) -> list[Question]:
@@ -105,7 +120,7 @@ def read_source(source: QuestionSource, data_dir: str) -> list[Question]:
             questions = xiezhi.questions(path, source.xiezhi)
         case _:
             questions = _table_questions(source, data_dir)
-    if source.explanations:
+    if source.explanations and questions:
         questions = _explained(questions, epath.Path(data_dir) / source.explanations)
     if source.header != "domain":
         questions = [dataclasses.replace(question, header=_header(question, source)) for question in questions]
@@ -123,14 +138,17 @@ def _table_questions(source: QuestionSource, data_dir: str) -> list[Question]:
     ]
 
 
-def _explained(questions: Iterable[Question], path: epath.Path) -> list[Question]:
+def _explained(questions: Sequence[Question], path: epath.Path) -> list[Question]:
     """The questions with explanations from a file; those that it does not explain keep theirs."""
     found = {}
     for _, where, row in jsonl_rows(path):
-        if "id" not in row or not isinstance(row.get("explanation"), str):
+        if not isinstance(row.get("id"), str | int) or not isinstance(row.get("explanation"), str):
             raise UserError(f"{where}: fields 'id' and 'explanation' (a text) are needed in a file of explanations")
+        writable(where, row["explanation"])
         if found.setdefault(str(row["id"]), row["explanation"].strip()) != row["explanation"].strip():
             raise UserError(f"{where}: id {row['id']} is explained twice; remove one")
+    if not any(question.id in found for question in questions):
+        raise UserError(f"{path}: explains none of the questions, whose ids are as {questions[0].id!r}; give their ids")
     return [
         dataclasses.replace(question, explanation=found.get(question.id, question.explanation))
         for question in questions

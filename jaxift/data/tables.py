@@ -40,9 +40,9 @@ def source_rows(source: QuestionSource, data_dir: str) -> Rows:
 def read_text(path: epath.Path) -> str:
     """A file's UTF-8 text; raises UserError where there is none."""
     try:
-        return path.read_text()
+        return path.read_bytes().decode("utf-8-sig")
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-        raise UserError(f"{path}: no such question file; check the source's path and --data-dir") from None
+        raise UserError(f"{path}: no such file; check the source's path and --data-dir") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as UTF-8 text: {error}") from None
 
@@ -56,7 +56,7 @@ def jsonl_rows(path: epath.Path) -> Rows:
         where = f"{path}:{number}"
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:  # nested too deep, or numbers too long
             raise UserError(f"{where}: not valid JSON ({error}); write one object a line") from None
         if not isinstance(row, dict):
             raise UserError(f"{where}: holds {type(row).__name__}, not an object; write one object a line")
@@ -65,11 +65,14 @@ def jsonl_rows(path: epath.Path) -> Rows:
 
 def csv_rows(path: epath.Path) -> Rows:
     """The rows of a CSV file whose first row names the columns; all values are texts."""
-    reader = csv.DictReader(io.StringIO(read_text(path), newline=""), restkey="", strict=True)
+    reader = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True)
     try:
+        names = reader.fieldnames or ()
+        if twice := [name for name in names if list(names).count(name) > 1]:
+            raise UserError(f"{path}: the header names {twice[0]!r} twice; give each column a name of its own")
         for number, row in enumerate(reader, 1):
             where = f"{path}: row {number}"
-            if "" in row or None in row.values():
+            if None in row or None in row.values():
                 raise UserError(
                     f"{where}: has another number of values than the header has columns; quote values that hold commas"
                 )
@@ -83,7 +86,7 @@ def parquet_rows(path: epath.Path) -> Rows:
     try:
         table = pq.read_table(pa.BufferReader(path.read_bytes()))
     except (FileNotFoundError, IsADirectoryError):
-        raise UserError(f"{path}: no such question file; check the source's path and --data-dir") from None
+        raise UserError(f"{path}: no such file; check the source's path and --data-dir") from None
     except (OSError, pa.ArrowInvalid) as error:
         raise UserError(f"{path}: cannot be read as parquet: {error}") from None
     return _numbered(str(path), iter(table.to_pylist()))
@@ -105,6 +108,8 @@ def _datasets(source: QuestionSource, path: epath.Path) -> Iterator[Row]:
             found: Any = datasets.load_from_disk(str(path))
             if isinstance(found, datasets.DatasetDict):
                 found = found[source.split]
+            elif found.split is not None and str(found.split) != source.split:
+                raise ValueError(f"it holds the split {found.split}")
         else:
             found = datasets.load_dataset(
                 str(path) if local else source.path, source.subset or None, split=source.split

@@ -35,7 +35,7 @@ def split(domain: str, count: int) -> dict[XiezhiPart, list[int]]:
 
 
 def questions(path: epath.Path, wanted: Xiezhi) -> list[Question]:
-    """The items of a raw source that belong to a part of the study's split; ids are the study's own numbers.
+    """The items of a raw source that belong to a part of the study's split; ids end in the study's own numbers.
 
     Raises UserError naming file, line and field.
     """

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from jaxift.data.questions import LETTERS
-from jaxift.intervention.options import argues_otherwise, letters_named
+from jaxift.intervention.options import argues_otherwise, bare_letters, letters_named
 
 Item = Mapping[str, Any]
 BINS = 10
@@ -16,7 +16,12 @@ BINS = 10
 
 
 def arm_facts(items: Sequence[Item]) -> dict[str, Any]:
-    """An arm's counts; `argue_otherwise` names items whose explanation begins by calling another letter the answer."""
+    """An arm's counts.
+
+    `name_a_letter`: explanations that name options by letter, which follow where options move; `with_bare_letters`:
+    those with letters of which that is not known, which stay. `argue_otherwise` names the items whose explanation
+    begins by calling another letter the answer.
+    """
     own = [item for item in items if item["kind"] == "item"]
     answered = [item for item in own if item["answer"] is not None]
     letters = Counter(LETTERS[item["answer"]] for item in answered)
@@ -31,6 +36,7 @@ def arm_facts(items: Sequence[Item]) -> dict[str, Any]:
         "mean_confidence": float(np.mean(confidences)),
         "explained": len(explained),
         "name_a_letter": sum(bool(letters_named(item["explanation"])) for item in explained),
+        "with_bare_letters": sum(bool(bare_letters(item["explanation"], len(item["order"]))) for item in explained),
         "argue_otherwise": [
             item["id"] for item in explained if argues_otherwise(item["explanation"], LETTERS[item["answer"]])
         ],

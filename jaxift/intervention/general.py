@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from jaxift.data.fields import writable
 from jaxift.data.prompts import general_prompt
 from jaxift.data.tables import jsonl_rows, read_text
 from jaxift.errors import UserError
@@ -41,6 +42,7 @@ def _item(where: str, row: Any, number: int, wrapper: str) -> Item:
     text = row.get("input") or ""
     if not isinstance(text, str):
         raise UserError(f"{where}: field 'input' must be a text")
+    writable(where, row["instruction"], text, row["output"])
     prompt = general_prompt(row["instruction"], text, wrapper)
     return {"id": f"general-{number}", "kind": "general", "prompt": prompt, "response": row["output"]}
 

@@ -56,25 +56,53 @@ def _placed(row: Row, fixed: dict[int, int]) -> Order:
     return [fixed[place] if place in fixed else next(others) for place in range(len(row["options"]))]
 
 
-_NAMED = re.compile(r"\b((?:answer|option|choice)(?:\s+is)?|ans)(\s*[:.]?\s*\(?)([A-Z])(?=[\s).,:;\"']|$)", re.I)
+# a capital on its own (a word may be glued to it, `DThe`), or a small letter that is closed in or ends a sentence
+_LETTER = r"(?:[A-Z](?!\w|['’]s)|[A-Z](?=[A-Z][a-z])|[a-z](?=\s*[)\]'’\"”]|\.(?:\s|$)))"
+_ONE = re.compile(_LETTER)
+_LIST = rf"{_LETTER}(?:(?:\s*(?:,|/|&|\band\b|\bor\b)\s*)+{_LETTER})*"
+_ANSWER = r"[\s:.=\-–—]*(?:\b(?:is|are)\b)?[\s:.=\-–—'‘\"“(\[]*"
+_CUES = (
+    # the answer is D; Ans. (b); options B, C and D
+    re.compile(rf"\b(?i:answers?|options?|choices?|ans)\b{_ANSWER}(?P<list>{_LIST})"),
+    # (C) in brackets
+    re.compile(r"[(\[](?P<list>[A-Z])[)\]]"),
+    # D is correct; A and B are wrong
+    re.compile(
+        rf"\b(?P<list>{_LIST})\s+(?:is|are|was|were)\s+(?:the\s+)?(?:in)?(?:correct|right|wrong|true|false|answer)\b"
+    ),
+)
 
 
-def letters_named(text: str) -> list[str]:
-    """The letters that an explanation calls answers or options: `The answer is D.` names D."""
-    return [found[3] for found in _NAMED.finditer(text) if found[3].isupper()]
+def letters_named(text: str) -> list[tuple[int, str]]:
+    """Where an explanation names options by letter, and the letters, in order: `The answer is D.` gives [(14, D)]."""
+    found = {}
+    for cue in _CUES:
+        for match in cue.finditer(text):
+            for letter in _ONE.finditer(text, match.start("list")):
+                if letter.end() > match.end("list"):
+                    break
+                found[letter.start()] = letter[0]
+    return sorted(found.items())
 
 
 def relettered(text: str, order: Order) -> str:
     """An explanation whose letters are those of the moved options."""
     moved = {LETTERS[was]: LETTERS[now] for now, was in enumerate(order)}
+    characters = list(text)
+    for place, letter in letters_named(text):
+        new = moved.get(letter.upper(), letter)
+        characters[place] = new if letter.isupper() else new.lower()
+    return "".join(characters)
 
-    def replace(found: re.Match[str]) -> str:
-        return found[1] + found[2] + moved.get(found[3], found[3])
 
-    return _NAMED.sub(replace, text)
+def bare_letters(text: str, options: int) -> int:
+    """How many letters of options, but A, stand in a text for themselves and are not known to name an option."""
+    known = {place for place, _ in letters_named(text)}
+    alone = re.finditer(rf"(?<![\w.'’])[B-{LETTERS[options - 1]}](?![\w'’])", text)
+    return sum(match.start() not in known for match in alone)
 
 
 def argues_otherwise(text: str, letter: str) -> bool:
     """Whether an explanation begins by calling another letter the answer."""
-    found = re.search(r"\b(?:answer|ans)(?:\s+is)?\s*[:.]?\s*\(?([A-Z])(?=[\s).,:;\"']|$)", text[:200], re.I)
-    return bool(found) and found[1].isupper() and found[1] != letter
+    found = re.search(rf"\b(?i:answer|ans)\b{_ANSWER}(?P<letter>{_LETTER})", text[:200])
+    return bool(found) and found["letter"].upper() != letter

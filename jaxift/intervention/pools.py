@@ -28,10 +28,10 @@ class Pools:
     rows: dict[Pool, list[Row]]
     left_out: dict[Pool, dict[str, int]]
 
-    @property
-    def largest(self) -> int:
-        """The largest size that all arms can have."""
-        return min(len(self.rows["HAR"]), len(self.rows["INC"]))
+    def largest(self, arms: Sequence[Arm]) -> int:
+        """The largest size that all of these arms can have."""
+        used = {arm.pool for arm in arms} | {"INC" for arm in arms if arm.has("matched")}
+        return min(len(self.rows[pool]) for pool in used)
 
 
 def qualifying(rows: Sequence[Row], threshold: float) -> dict[Pool, list[Row]]:
@@ -110,8 +110,12 @@ def random_wrong(row: Row) -> int:
     return others[number % len(others)] if others else row["pred"]
 
 
-def draw(rows: Sequence[Row], size: int, seed: int, purpose: str) -> list[Row]:
-    """`size` rows in random order; the draw depends on the seed, the purpose and the rows alone."""
+def draw(
+    rows: Sequence[Row], size: int, seed: int, purpose: str, how: Literal["random", "first"] = "random"
+) -> list[Row]:
+    """`size` rows, the first or in random order; that depends on the seed, the purpose and the rows alone."""
+    if how == "first":
+        return list(rows[:size])
     generator = np.random.default_rng([seed, *purpose.encode()])
     return [rows[index] for index in generator.permutation(len(rows))[:size]]
 

@@ -29,7 +29,8 @@ def build(
     drawn, written, facts = found
     words = Words(domain.words or domain.name, wrapper, written)
     made = {arm.name: arm_items(config, arm, drawn, words) for arm in config.build.parsed}
-    size, cap = len(drawn.rows["INC"]), config.build.cap
+    [size] = {len(items) for items in made.values()}
+    cap = config.build.cap
     general = _general(config, size, seed, wrapper)
     if cap is not None and size < cap:
         facts["note"] = f"{size} items an arm, fewer than build.cap {cap}: more do not qualify"
@@ -52,7 +53,9 @@ def _probed(
     written = texts(found)
     qualified = pools(rows, config.probe.threshold, config.build, written)
     size = _size(config, domain, qualified)
-    drawn: dict[Pool, list[Row]] = {pool: draw(members, size, seed, pool) for pool, members in qualified.rows.items()}
+    drawn: dict[Pool, list[Row]] = {
+        pool: draw(members, size, seed, pool, config.build.draw) for pool, members in qualified.rows.items()
+    }
     counts = {pool: len(members) for pool, members in qualified.rows.items()}
     made_from = {"probe": digest(rows), "explanations": digest(found)}
     facts = {"qualifying": {**counts, "probed": len(rows)}, "left_out": qualified.left_out, "made_from": made_from}
@@ -60,16 +63,24 @@ def _probed(
 
 
 def _size(config: StudyConfig, domain: DomainConfig, qualified: Pools) -> int:
-    settings, largest = config.build, qualified.largest
+    settings, largest = config.build, qualified.largest(config.build.parsed)
     if largest < settings.minimum:
-        dropped = sum(count for reasons in qualified.left_out.values() for count in reasons.values())
         raise UserError(
-            f"domain {domain.name}: only {len(qualified.rows['HAR'])} harmonious and {len(qualified.rows['INC'])} "
-            f"incompatible items above probability {config.probe.threshold} ({dropped} left out for other reasons), "
-            f"{settings.minimum} needed; the largest build.minimum is {largest}: lower it or probe.threshold, or probe "
-            "more questions"
+            f"domain {domain.name}: only {_told(qualified)} above probability {config.probe.threshold}, "
+            f"{settings.minimum} needed; lower build.minimum (the largest size is {largest}) or probe.threshold, mend "
+            "what is missing, or probe more questions"
         )
     return largest if settings.cap is None else min(largest, settings.cap)
+
+
+def _told(qualified: Pools) -> str:
+    """How many items qualify, and why others do not."""
+    told = []
+    for pool, name in (("HAR", "harmonious"), ("INC", "incompatible"), ("ALL", "probed")):
+        left = [f"{count} more, {reason}" for reason, count in qualified.left_out[pool].items()]
+        if pool != "ALL" or left:
+            told.append(f"{len(qualified.rows[pool])} {name} items" + (f" ({'; '.join(left)})" if left else ""))
+    return " and ".join(told)
 
 
 def _released(config: StudyConfig, domain: DomainConfig, seed: int) -> tuple[Drawn, Written, dict[str, Any]]:
@@ -84,7 +95,8 @@ def _released(config: StudyConfig, domain: DomainConfig, seed: int) -> tuple[Dra
                 f"{config.build.released}: domain {domain.name}: of the items for {pool}, {reasons}; remove the arms "
                 "that need it from build.arms"
             )
-    size = qualified.largest if config.build.cap is None else min(qualified.largest, config.build.cap)
+    largest = qualified.largest(config.build.parsed)
+    size = largest if config.build.cap is None else min(largest, config.build.cap)
     drawn: dict[Pool, list[Row]] = {pool: members[:size] for pool, members in qualified.rows.items()}
     drawn["ALL"] = draw(rows, size, seed, "ALL")
     counts = {pool: len(members) for pool, members in qualified.rows.items()}

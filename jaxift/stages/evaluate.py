@@ -4,9 +4,11 @@ import dataclasses
 
 from flax import nnx
 
+from jaxift.arms import parse_arm
 from jaxift.artifacts import RunDirectory
 from jaxift.config import BASE, TEST_SETS, Cell, DomainConfig, StudyConfig
 from jaxift.data.prompts import STYLES, instruction_prompt
+from jaxift.data.questions import Question
 from jaxift.data.sources import DomainQuestions
 from jaxift.models.weights import LanguageModel
 from jaxift.scoring.belief import beliefs
@@ -44,7 +46,9 @@ def evaluate(
     found = beliefs(
         model,
         [question for _, question in asked],
-        lambda question: instruction_prompt(style, domain.words or domain.name, question, wrapper=wrapper),
+        lambda question: instruction_prompt(
+            style, domain.words or domain.name, question, tested_context(config, cell, question), wrapper
+        ),
         STYLES[style].instruction,
         config.probe,
         batch_tokens=config.batch_tokens,
@@ -58,3 +62,10 @@ def evaluate(
         ]
         run.write_rows(files[-1], rows)
     return files
+
+
+def tested_context(config: StudyConfig, cell: Cell, question: Question) -> str:
+    """The context before a tested question: none, unless the study asks contextualised cells with theirs."""
+    if cell.arm == BASE or config.build.context_when == "training" or not parse_arm(cell.arm).has("context"):
+        return ""
+    return question.context if config.build.context == "context" else question.explanation

@@ -9,10 +9,9 @@ import numpy as np
 
 from jaxift.artifacts import RunDirectory
 from jaxift.config import TEST_SETS, DomainConfig, ProbeConfig, StudyConfig
-from jaxift.data.prompts import STYLES, probe_prompt
+from jaxift.data.prompts import STYLES, continuations, probe_prompt
 from jaxift.data.questions import Question, demonstrations
 from jaxift.data.sources import DomainQuestions
-from jaxift.errors import UserError
 from jaxift.models.weights import LanguageModel
 from jaxift.scoring.belief import believe, corrected, knowledge, place_prior, readings
 from jaxift.scoring.engine import Progress
@@ -31,7 +30,9 @@ def probe(
     parts: str,
     progress: Progress | None = None,
 ) -> tuple[list[str], dict[str, Any]]:
-    """Writes probe/DOMAIN/SPLIT.parquet for the training pool and the test sets; returns the files and facts.
+    """Writes probe/DOMAIN/SPLIT.parquet for the training pool, where there is one, and the test sets.
+
+    Returns the files and facts for the manifest.
 
     A row holds the question with all its fields and the columns of `Belief.row`. The training pool is asked as often as
     the config says (draws of demonstrations, rotations); its rows have the columns of `knowledge` besides. An
@@ -39,20 +40,20 @@ def probe(
     """
     settings = config.probe
     words = domain.words or domain.name
-    prompts = [_prompt(settings, domain, words, questions, draw) for draw in range(settings.draws)]
+    prompts = [_prompt(settings, words, questions, draw) for draw in range(settings.draws)]
     read = functools.partial(readings, model, template=STYLES[settings.prompt].probe, probe=settings)
     read = functools.partial(read, batch_tokens=config.batch_tokens, progress=progress)
 
     pool = questions["train"]
     turned = _turned(settings, pool)
     store = unit_store(run.path(f"{parts}/train"), key, model.mesh.shape)
-    found = read(questions=pool, prompt=prompts, rotations=turned, store=store)
+    found = read(questions=pool, prompt=prompts, rotations=turned, store=store) if pool else []
     priors = _priors(pool, found, turned) if settings.prior_questions else {}
     tested = [question for test_set in TEST_SETS for question in questions[test_set]]
     store = unit_store(run.path(f"{parts}/tests"), key, model.mesh.shape)
     answers = iter(read(questions=tested, prompt=prompts[0], store=store))
 
-    rows: dict[str, list[Row]] = {"train": _pool_rows(settings, pool, found, turned, priors)}
+    rows: dict[str, list[Row]] = {"train": _pool_rows(settings, pool, found, turned, priors)} if pool else {}
     for test_set in TEST_SETS:
         rows[test_set] = [
             {**_described(question), **believe(next(answers)).row(question)} for question in questions[test_set]
@@ -60,26 +61,32 @@ def probe(
     files = {f"probe/{domain.name}/{split}.parquet": content for split, content in rows.items()}
     for file, content in files.items():
         run.write_rows(file, content)
-    facts = {"dropped": questions.dropped, "place_prior": {str(k): prior.tolist() for k, prior in priors.items()}}
-    return list(files), facts
+    return list(files), {
+        "overlap": questions.overlap,
+        "place_prior": {str(k): prior.tolist() for k, prior in priors.items()},
+        "tokenizer": model.tokenizer.describe(),
+        "answer_tokens": _answer_tokens(config, model, prompts[0](tested[0]), tested[0]),
+    }
 
 
-def _prompt(
-    settings: ProbeConfig, domain: DomainConfig, words: str, questions: DomainQuestions, draw: int
-) -> Callable[[Question], str]:
+def _prompt(settings: ProbeConfig, words: str, questions: DomainQuestions, draw: int) -> Callable[[Question], str]:
     """How a question is asked with a draw of demonstrations: those that have the header of its own."""
-    asked = [question for split, members in questions.splits.items() if split != "dev" for question in members]
-    shown = {}
-    for header in dict.fromkeys(question.header for question in asked):
-        own = [question for question in questions["dev"] if question.header == header]
-        if len(own) < settings.shots:
-            about = f" with the header {header.strip()!r}" if header else ""
-            raise UserError(
-                f"domain {domain.name}: {len(own)} dev questions{about} for probe.shots {settings.shots}; lower it, "
-                "add some, or set the same header for test and dev sources"
-            )
-        shown[header] = demonstrations(own, settings.shots, settings.demonstration_seed + draw)
-    return lambda question: probe_prompt(settings.prompt, words, shown[question.header], question)
+    by_header: dict[str, list[Question]] = {}
+    for question in questions["dev"]:
+        by_header.setdefault(question.header, []).append(question)
+    seed = settings.demonstration_seed + draw
+    shown = {header: demonstrations(dev, settings.shots, seed) for header, dev in by_header.items()}
+    return lambda question: probe_prompt(settings.prompt, words, shown.get(question.header, ()), question)
+
+
+def _answer_tokens(config: StudyConfig, model: LanguageModel, prompt: str, question: Question) -> dict[str, list[str]]:
+    """The tokens by which options are read, of one question as an example."""
+    texts = continuations(STYLES[config.probe.prompt].probe, question, config.probe.formulation)
+    pairs = model.tokenizer.encode_pairs([(prompt, text) for text in texts])
+    return {
+        text: [str(token) for token in model.tokenizer.backend.convert_ids_to_tokens(ids)]
+        for text, (_, ids) in zip(texts, pairs, strict=True)
+    }
 
 
 def _turned(settings: ProbeConfig, pool: Sequence[Question]) -> list[bool]:

@@ -1,6 +1,7 @@
 """Tune: one cell, the base model fine-tuned on its arm."""
 
 import dataclasses
+from typing import Any
 
 from jaxift.artifacts import RunDirectory
 from jaxift.config import Cell, StudyConfig
@@ -11,8 +12,8 @@ from jaxift.tuning.loop import tune
 
 def tune_cell(
     config: StudyConfig, run: RunDirectory, cell: Cell, model: LanguageModel, progress: Progress | None = None
-) -> list[str]:
-    """Writes the cell's checkpoints, cell.json and metrics.jsonl; returns the files."""
+) -> tuple[list[str], dict[str, Any]]:
+    """Writes the cell's checkpoints, cell.json and metrics.jsonl; returns the files and facts for the manifest."""
     items = run.read_jsonl(f"arms/{cell.domain}/s{cell.seed}/{cell.arm}.jsonl")
     steps = -(-len(items) // config.tune.batch_size) * config.tune.epochs
     tuned = tune(
@@ -26,4 +27,5 @@ def tune_cell(
     files = [f"cells/{cell.id}/cell.json", f"cells/{cell.id}/metrics.jsonl"]
     run.write_json(files[0], {"id": cell.id, **dataclasses.asdict(cell)})
     run.write_jsonl(files[1], tuned.metrics)
-    return [*files, cell.checkpoints]
+    facts: dict[str, Any] = {"examples": len(items), "at_the_length_limit": tuned.at_limit}
+    return [*files, cell.checkpoints], facts

@@ -35,11 +35,16 @@ class Batch:
         return tuple(getattr(self, field.name) for field in dataclasses.fields(self))
 
 
-def encode_examples(tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]], max_length: int) -> list[Example]:
+def encode_examples(
+    tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]], max_length: int, truncate: bool = False
+) -> list[Example]:
     """Tokenises (prompt, response) pairs and appends end-of-sequence.
 
-    Raises UserError where the tokenizer has no end-of-sequence token or an example is longer than `max_length`.
+    The seam is always lm-eval's, whatever the tokenizer's own is for scoring: the response's first token is learned as
+    it follows the prompt. An example longer than `max_length` is cut there where `truncate` is true. Raises UserError
+    where the tokenizer has no end-of-sequence token, or an example is too long, or would be cut within its prompt.
     """
+    tokenizer = dataclasses.replace(tokenizer, seam="lm-eval")
     if tokenizer.eos is None:
         raise UserError("the tokenizer has no end-of-sequence token; name one in its tokenizer_config.json")
     examples = []
@@ -48,9 +53,12 @@ def encode_examples(tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]], max_
         if not context:
             raise UserError(f"example {number} has an empty prompt and the model adds no BOS token; give a prompt")
         tokens = (*context, *continuation, tokenizer.eos)
-        if len(tokens) > max_length:
-            raise UserError(f"example {number} has {len(tokens)} tokens; raise tune.max_length or drop it")
-        examples.append(Example(tokens, len(context)))
+        if len(tokens) > max_length and (not truncate or len(context) >= max_length):
+            raise UserError(
+                f"example {number} ({prompt[-60:]!r}) has {len(tokens)} tokens, {len(context)} of them its prompt; "
+                "raise tune.max_length, or set tune.too_long to truncate"
+            )
+        examples.append(Example(tokens[:max_length], len(context)))
     return examples
 
 

@@ -26,10 +26,11 @@ Metrics = dict[str, float]
 
 @dataclasses.dataclass(frozen=True)
 class Tuned:
-    """A tuned model and what happened at each of its optimizer steps."""
+    """A tuned model, what happened at each of its optimizer steps, and how many examples fill the length limit."""
 
     model: LanguageModel
     metrics: list[Metrics]
+    at_limit: int
 
 
 def tune(
@@ -51,7 +52,8 @@ def tune(
     config = config or TuneConfig()
     if not pairs:
         raise UserError("there is no example to tune on")
-    examples = encode_examples(model.tokenizer, pairs, min(config.max_length, model.config.max_positions))
+    longest = min(config.max_length, model.config.max_positions)
+    examples = encode_examples(model.tokenizer, pairs, longest, config.too_long == "truncate")
     for example in examples:
         check_tokens(example.tokens, model.config.vocab_size)
     plan = Plan(examples, config.batch_size, config.epochs, seed, batch_shards(model.mesh))
@@ -60,7 +62,8 @@ def tune(
         if folder is not None:
             checkpoints = stack.enter_context(Checkpoints(folder, run_key(model, examples, config, seed)))
         params, metrics = _fit(model, plan, config, checkpoints, on_step or (lambda _: None))
-        return Tuned(model.with_state(params), metrics)
+        at_limit = sum(len(example.tokens) == longest for example in examples)
+        return Tuned(model.with_state(params), metrics, at_limit)
 
 
 def run_key(model: LanguageModel, examples: Sequence[Example], config: TuneConfig, seed: int) -> str:

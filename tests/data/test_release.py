@@ -64,6 +64,14 @@ BROKEN = {
     "no distribution": ({"inc": [{**WRONG, "probs": [0.2, 0.7, 0.2, 0.2]}]}, "golden-exp.jsonl:1: field 'probs'"),
     "another prediction": ({"har": [{**ITEM, "pred": 2}]}, "field 'pred' is 2, but the largest of 'probs' is at 1"),
     "an answer too far": ({"har": [{**ITEM, "answer": 4}]}, "answer 4 is not among the 4 options"),
+    "a letter for an answer": ({"har": [{**ITEM, "answer": "A"}]}, "field 'answer' is missing or of another type"),
+    "a true answer": ({"har": [{**ITEM, "answer": True}]}, "field 'answer' is missing or of another type"),
+    "choices are a text": ({"har": [{**ITEM, "choices": "ab"}]}, "field 'choices' is missing or of another type"),
+    "null probabilities": ({"har": [{**ITEM, "probs": None}]}, "field 'probs' is missing or of another type"),
+    "explanation is a list": ({"inc": [{**WRONG, "explanation": ["e"]}]}, "field 'explanation' is missing or of"),
+    "a lone surrogate": ({"har": [{**ITEM, "explanation": "\ud83d"}]}, "surrogates not allowed"),
+    "a wrong item in HAR": ({"har": [WRONG]}, "the model is wrong here; it belongs to the other file"),
+    "a right item in INC": ({"inc": [ITEM]}, "the model is right here; it belongs to the other file"),
     "SELF of other items": ({"own": [{**ITEM, "model_exp": "x"}]}, "its items are not those of"),
     "SELF without text": ({"own": [WRONG]}, "field 'model_exp' (a text) is missing"),
 }
@@ -76,6 +84,16 @@ def test_broken_releases_are_refused(tmp_path, name):
         read_release(write(tmp_path, **changes))
     assert expected in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("column", "value"), [("pred_prob", ...), ("options", "ab"), ("correct", 1)])
+def test_damaged_imports_are_refused(tmp_path, column, value):
+    write_imported(read_release(write(tmp_path / "theirs")), tmp_path / "ours")
+    path = tmp_path / "ours" / "law" / "INC.jsonl"
+    row = json.loads(path.read_text()) | {column: value}
+    path.write_text(json.dumps({name: value for name, value in row.items() if value is not ...}))
+    with pytest.raises(UserError, match=f"INC.jsonl:1: field '{column}' is missing or of another type"):
+        read_imported(tmp_path / "ours", "law")
 
 
 def test_a_folder_without_arms_is_refused(tmp_path):

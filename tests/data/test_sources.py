@@ -14,7 +14,8 @@ from pydantic import ValidationError
 
 from jaxift.config import DomainConfig
 from jaxift.data.mmlu import SUBCATEGORY
-from jaxift.data.sources import read_domain, read_source, read_sources
+from jaxift.data.questions import demonstrations
+from jaxift.data.sources import check_demonstrations, read_domain, read_source, read_sources
 from jaxift.errors import UserError
 from jaxift.source_config import Fields, QuestionSource
 
@@ -96,6 +97,8 @@ BROKEN_CSV = {
     "letter too far": (["Which?", "red", "green", "E"], "answer 'E' is not among the options"),
     "empty letter": (["Which?", "red", "green", ""], "answer '' is not among the options"),
     "letter in lower case": (["Which?", "red", "green", "a"], "answer 'a' is not among the options"),
+    "an empty option": (["Which?", "red", "", "B"], "must be non-empty texts"),
+    "an empty question": (["", "red", "green", "B"], "must be non-empty texts"),
     "two letters": (["Which?", "red", "green", "AB"], "answer 'AB' is not among the options"),
     "too few columns": (["Which?", "A"], "has 2 columns"),
     "27 options": (["Which?", *[f"o{number}" for number in range(27)], "A"], "27 options; give 2 to 26"),
@@ -110,15 +113,27 @@ def test_broken_csv_row_is_refused_by_file_and_row(name, tmp_path):
     assert expected in message
 
 
+def test_a_subject_is_not_taken_for_another(tmp_path):
+    source = write_csv(tmp_path, ["Which?", "red", "green", "B"]).model_copy(update={"subjects": "history"})
+    assert "anatomy_test.csv: is not of the subjects history" in refusal(read_source, source, str(tmp_path))
+    assert read_source(source.model_copy(update={"subjects": "medicine"}), str(tmp_path))
+
+
+def test_a_quote_that_never_ends_is_refused(tmp_path):
+    (tmp_path / "law_test.csv").write_text('"' + "x" * 200_000)
+    source = QuestionSource(path="law_test.csv", format="mmlu_csv")
+    assert "law_test.csv: not valid CSV" in refusal(read_source, source, str(tmp_path))
+
+
 def test_missing_file_is_refused(tmp_path):
     message = refusal(read_source, QuestionSource(path="nothing.jsonl"), str(tmp_path))
-    assert f"{tmp_path / 'nothing.jsonl'}: no such question file" in message
+    assert f"{tmp_path / 'nothing.jsonl'}: no such file" in message
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "csv", "parquet"])
 def test_folder_in_place_of_a_file_is_refused(tmp_path, ending):
     (tmp_path / f"folder.{ending}").mkdir()
-    assert "no such question file" in refusal(read_source, QuestionSource(path=f"folder.{ending}"), str(tmp_path))
+    assert "no such file" in refusal(read_source, QuestionSource(path=f"folder.{ending}"), str(tmp_path))
 
 
 def test_text_that_is_not_utf8_is_refused(tmp_path):
@@ -141,7 +156,7 @@ def test_empty_set_is_refused(split, tmp_path):
 
 @pytest.mark.parametrize("split", ["homo", "id", "ood"])
 def test_training_question_in_a_test_set_is_refused(split, tmp_path):
-    rows = [row(id="fresh", question="Fresh?"), row(id="train-1", question="Which one?")]
+    rows = [row(id="fresh", question="Fresh?"), row(id="twin", question="which, in TRAIN")]
     message = refusal(read_domain, domain(tmp_path, **{split: rows}), str(tmp_path))
     assert f"domain colours: train has questions that are also in {split} (1, e.g. train-1)" in message
 
@@ -458,14 +473,99 @@ def test_shared_and_repeated_training_questions_are_dropped_where_asked(tmp_path
         row(id="c", question="Which in ood?"),
         row(id="d", question="Which in dev?"), row(id="homo-1", question="Another?"), row(id="e", question="Last?"),
     ]  # fmt: skip
-    whole = domain(tmp_path, train=train).model_copy(update={"overlap": "drop"})
+    dev = [row(id="dev-1", question="Which in dev?"), row(id="dev-2", question="Which in id?")]
+    whole = domain(tmp_path, train=train, dev=dev).model_copy(update={"overlap": "drop"})
     found = read_domain(whole, str(tmp_path))
-    assert [question.id for question in found["train"]] == ["a", "e"]
-    assert found.dropped == {
-        "train": {"stand there before": 1, "are also in ood": 1, "are also in dev": 1, "are also in homo": 1}
-    }
+    assert [question.id for question in found["train"]] == ["a", "b", "homo-1", "e"]  # equal ids are no equal questions
+    assert [question.id for question in found["dev"]] == ["dev-1", "dev-2"]  # never dropped
+    assert found.overlap == {"train": {"are also in ood": 1, "are also in dev": 1}, "dev": {"are also in id": 1}}
+    found = read_domain(whole.model_copy(update={"repeats": "drop"}), str(tmp_path))
+    assert [question.id for question in found["train"]] == ["a", "homo-1", "e"]
+    assert found.overlap["train"]["stand there before"] == 1
     message = refusal(read_domain, whole.model_copy(update={"overlap": "refuse"}), str(tmp_path))
-    assert "domain colours: train has questions that stand there before (1, e.g. b), and are also in ood" in message
+    assert "domain colours: dev has questions that are also in id (1, e.g. dev-2); remove them, or set" in message
+    alone = domain(tmp_path, train=train).model_copy(update={"overlap": "refuse"})
+    message = refusal(read_domain, alone, str(tmp_path))
+    assert "train has questions that are also in ood (1, e.g. c), and are also in dev (1, e.g. d)" in message
+
+
+def test_each_header_needs_its_demonstrations(tmp_path):
+    rows = [row(id=f"{n}", question=f"Which {n}?", subject="virology") for n in range(3)]
+    whole = domain(tmp_path, ood=rows)
+    found = read_domain(whole, str(tmp_path))
+    check_demonstrations("colours", found, 1)
+    assert "colours: 1 dev questions for probe.shots 2" in refusal(check_demonstrations, "colours", found, 2)
+    whole = whole.model_copy(update={"ood": (whole.ood[0].model_copy(update={"header": "subject"}),)})
+    found = read_domain(whole, str(tmp_path))
+    message = refusal(check_demonstrations, "colours", found, 1)
+    assert "0 dev questions with the header 'virology' for probe.shots 1" in message
+    check_demonstrations("colours", found, 0)
+
+
+def test_the_papers_test_sets_have_their_demonstrations(shared_data):
+    """MMLU tests on six of its dev questions; all of them are shown all the same."""
+    folder = {"format": "mmlu_csv", "header": "subject_after_space"}
+    xiezhi = {"path": "xiezhi/source_Engineering.jsonl", "format": "xiezhi"}
+    parts = {part: {**xiezhi, "xiezhi": {"domain": "Engineering", "part": part}} for part in ("train", "dev", "test")}
+    whole = DomainConfig.model_validate(
+        {
+            "name": "engineering", "overlap": "drop", "train": [parts["train"]], "homo": [parts["test"]],
+            "dev": [parts["dev"], {"path": "mmlu/dev", **folder}],
+            "id": [{"path": "mmlu/test", "subjects": "engineering", **folder}],
+            "ood": [{"path": "mmlu/test", "subjects": "not engineering", **folder}],
+        }
+    )  # fmt: skip
+    found = read_domain(whole, str(shared_data))
+    check_demonstrations("engineering", found, 5)
+    assert len(found["dev"]) == 10 + 285
+    assert found.overlap["dev"] == {"are also in ood": 5}
+    order = [question.id for question in demonstrations([q for q in found["dev"] if not q.header], 10, 42)]
+    own = [question.id for question in found["dev"] if not question.header]
+    assert [own.index(name) for name in order] == [7, 3, 2, 8, 5, 6, 9, 4, 0, 1]
+
+
+BROKEN_TYPES = {
+    "explanation is a list": (row(explanation=["x"]), "field 'explanation' must be a text, or null"),
+    "context is a number": (row(context=3), "field 'context' must be a text, or null"),
+    "subject is an object": (row(subject={}), "field 'subject' must be a text, or null"),
+    "explanation is not a number": (
+        '{"question": "Q?", "options": ["a", "b"], "answer": 0, "explanation": NaN}',
+        "a text",
+    ),
+    "id is a list": (row(id=["x"]), "field 'id' must be a text or a whole number"),
+    "id is empty": (row(id=""), "field 'id' must be a text or a whole number"),
+    "nested too deep": ("[" * 100_000, "not valid JSON"),
+    "a number of too many digits": ('{"answer": ' + "1" * 10_000 + "}", "not valid JSON"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN_TYPES)
+def test_values_of_another_type_are_refused(name, tmp_path):
+    broken, expected = BROKEN_TYPES[name]
+    assert expected in refusal(read_source, write(tmp_path, GOOD, broken), str(tmp_path))
+
+
+def test_null_is_absent(tmp_path):
+    [question] = read_source(write(tmp_path, row(id=None, subject=None, explanation=None)), str(tmp_path))
+    assert (question.id, question.subject, question.explanation) == ("questions-1", "", "")
+
+
+def test_csv_files_of_other_programs_are_read(tmp_path):
+    source = QuestionSource(path="q.csv", fields=Fields(options=("a", "b")), where={"year": 7})
+    (tmp_path / "q.csv").write_bytes(
+        "\ufeff,question,a,b,answer,year\r\n0,Which?,x,y,A,7\r\n1,And?,x,y,B,8\r\n".encode()
+    )
+    assert [question.question for question in read_source(source, str(tmp_path))] == ["Which?"]
+    (tmp_path / "q.csv").write_text("question,a,a,answer\nWhich?,x,y,A\n")
+    assert "q.csv: the header names 'a' twice" in refusal(read_source, source, str(tmp_path))
+
+
+def test_explanations_that_explain_nothing_are_refused(tmp_path):
+    write(tmp_path, {"id": "elsewhere", "explanation": "x"}, name="why.jsonl")
+    source = write(tmp_path, GOOD).model_copy(update={"explanations": "why.jsonl"})
+    assert "explains none of the questions, whose ids are as 'g1'" in refusal(read_source, source, str(tmp_path))
+    write(tmp_path, r'{"id": "g1", "explanation": "\ud83d"}', name="why.jsonl")
+    assert "why.jsonl:1: " in refusal(read_source, source, str(tmp_path))
 
 
 # MMLU's folders, and the study's split of Xiezhi

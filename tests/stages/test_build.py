@@ -10,6 +10,7 @@ from jaxift.artifacts import RunDirectory
 from jaxift.config import StudyConfig
 from jaxift.data.questions import LETTERS
 from jaxift.errors import UserError
+from jaxift.intervention.options import argues_otherwise, bare_letters, relettered
 from jaxift.intervention.pools import draw, qualifying
 from jaxift.stages.build import build
 
@@ -107,7 +108,9 @@ def test_facts_count_items_and_letters(run):
 
 
 def test_too_few_items_are_refused_with_the_numbers_and_nothing_is_written(run):
-    with pytest.raises(UserError, match=r"domain law: only \d+ harmonious and \d+ incompatible .* 1000 needed"):
+    with pytest.raises(
+        UserError, match=r"domain law: only \d+ harmonious items and \d+ incompatible items .* 1000 needed"
+    ):
         arms(run, config(build={"minimum": 1000}))
     assert not run.exists("arms")
 
@@ -252,7 +255,7 @@ def explained(tmp_path, rows, written, arms, **fields):
     run = RunDirectory.create(str(tmp_path))
     run.write_rows("probe/law/train.parquet", rows)
     run.write_rows("explanations/law.parquet", written)
-    study = config(build={"arms": arms, "explanations": True, **fields})
+    study = config(build={"arms": arms, "explanations": True, **fields}, data_dir=str(tmp_path))
     _, facts = build(study, run, study.domains[0], 0)
     return {arm: run.read_jsonl(f"arms/law/s0/{arm}.jsonl") for arm in study.build.arms}, facts
 
@@ -380,3 +383,81 @@ def test_items_that_lack_what_an_arm_needs_are_left_out_of_its_pool_and_counted(
         "has no context to stand before the question": 5, "has no third option": two,
     }  # fmt: skip
     assert facts["left_out"]["HAR"] == {}
+
+
+def test_all_arms_are_as_small_as_the_smallest_pool(tmp_path):
+    rows = probed(np.random.default_rng(1), 200)
+    few = [{"id": row["id"], "answer": row["pred"], "text": "So.", "status": "ok"} for row in rows[:30]]
+    made, facts = explained(tmp_path, rows, few, ("HAR", "INC", "SELF_ALL"), **general_file(tmp_path, 40))
+    assert {len(items) for items in made.values()} == {30 + 15}
+    slots = {
+        arm: [place for place, item in enumerate(items) if item["kind"] == "general"] for arm, items in made.items()
+    }
+    assert slots["SELF_ALL"] == slots["HAR"] == slots["INC"]
+    assert facts["left_out"]["ALL"] == {"the base model's explanation failed": 170}
+
+
+def test_only_pools_that_are_used_are_needed(tmp_path):
+    rows = [row for row in probed(np.random.default_rng(1), 200) if not row["correct"]]
+    run = RunDirectory.create(str(tmp_path))
+    run.write_rows("probe/law/train.parquet", rows)
+    study = config(build={"arms": ("INC", "SELF")})
+    _, facts = build(study, run, study.domains[0], 0)
+    assert facts["arms"]["INC"]["items"] == len(qualifying(rows, 0.5)["INC"])
+    with pytest.raises(UserError, match="only 0 harmonious items"):
+        build(config(), run, study.domains[0], 0)
+
+
+def test_reasons_for_leaving_items_out_are_told_where_too_few_are_left(tmp_path):
+    rows = [row | {"explanation": ""} for row in probed(np.random.default_rng(1), 100)]
+    with pytest.raises(UserError, match=r"0 incompatible items \(\d+ more, has no explanation of the true answer\)"):
+        explained(tmp_path, rows, written_for(rows), ("HAR", "INC"))
+
+
+def test_the_first_items_are_drawn_where_asked(tmp_path):
+    rows = probed(np.random.default_rng(1), 200)
+    run = RunDirectory.create(str(tmp_path))
+    run.write_rows("probe/law/train.parquet", rows)
+    study = config(build={"draw": "first", "cap": 10})
+    build(study, run, study.domains[0], 0)
+    made = run.read_jsonl("arms/law/s0/INC.jsonl")
+    assert [item["id"] for item in made] == [row["id"] for row in qualifying(rows, 0.5)["INC"][:10]]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("The answer is D. Because", "The answer is C. Because"),
+        ("Options B and C are incorrect", "Options A and B are incorrect"),
+        ("Option A, B and D", "Option D, A and C"),
+        ("Answer- A. 0.01", "Answer- D. 0.01"),
+        ("Ans. (b) it", "Ans. (a) it"),
+        ("Ans. is 'c' i.e.", "Ans. is 'b' i.e."),
+        ("Ans. d. Hamate", "Ans. c. Hamate"),
+        ("Answer DThyrotoxic", "Answer CThyrotoxic"),
+        ("So (C) holds", "So (B) holds"),
+        ("D is correct. A and B are wrong.", "C is correct. D and A are wrong."),
+        ("The answer is a good one, an option for I", "The answer is a good one, an option for I"),
+        ("Vitamin C and hepatitis B", "Vitamin C and hepatitis B"),
+        ("The answer to DNA's option", "The answer to DNA's option"),
+    ],
+)
+def test_letters_of_options_follow_them(text, expected):
+    assert relettered(text, [1, 2, 3, 0]) == expected
+    assert relettered(text, [0, 1, 2, 3]) == text
+
+
+def test_letters_that_may_name_no_option_are_counted():
+    assert bare_letters("Vitamin C is not it, nor is hepatitis B; A is.", 4) == 2
+    assert bare_letters("The answer is C. Option B is not.", 4) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "letter", "expected"),
+    [
+        ("Actually, the correct answer is D. The", "C", True), ("The answer is D. The", "D", False),
+        ("Ans. b. Foo", "B", False), ("Ans. b. Foo", "A", True), ("It is so. Vitamin C.", "A", False),
+    ],
+)  # fmt: skip
+def test_explanations_for_another_answer_are_seen(text, letter, expected):
+    assert argues_otherwise(text, letter) == expected

@@ -110,8 +110,28 @@ def test_batch_larger_than_the_data_has_one_step_an_epoch():
 def test_over_long_example_is_refused(tiny_folder):
     tokenizer = Tokenizer.load(tiny_folder)
     assert len(encode_examples(tokenizer, [("w1 w2", " A")], 5)[0].tokens) == 5
-    with pytest.raises(UserError, match=r"example 1 has 6 tokens; raise tune\.max_length or drop it"):
+    with pytest.raises(UserError, match=r"example 1 \('w1 w2 w3'\) has 6 tokens, 4 of them its prompt"):
         encode_examples(tokenizer, [("w1 w2", " A"), ("w1 w2 w3", " A")], 5)
+
+
+def test_over_long_example_is_cut_at_its_end_where_asked(tiny_folder):
+    tokenizer = Tokenizer.load(tiny_folder)
+    pairs = [("w1 w2", " A B C"), ("w1", " A")]
+    whole, short = encode_examples(tokenizer, pairs, 10)
+    cut, kept = encode_examples(tokenizer, pairs, 5, truncate=True)
+    assert cut.tokens == whole.tokens[:5] != whole.tokens
+    assert (cut.start, kept) == (whole.start, short)
+    with pytest.raises(UserError, match="has 7 tokens, 3 of them its prompt"):  # nothing would be left to learn
+        encode_examples(tokenizer, pairs, 3, truncate=True)
+
+
+@pytest.mark.parametrize("seam", ["lm-eval", "joint", "separate", "isolated"])
+def test_what_is_learned_does_not_depend_on_how_options_are_scored(tiny_folder, shared_data, seam):
+    pairs = [("Answer: ASSISTANT: ", "A. cat\n\nSo."), ("Name it. ASSISTANT: ", "B")]
+    for folder in (tiny_folder, shared_data / "models" / "stories260K"):
+        plain, other = (encode_examples(Tokenizer.load(folder, seam=each), pairs, 99) for each in ("lm-eval", seam))
+        assert other == plain
+        assert all(example.tokens[example.start :] for example in plain)
 
 
 def test_tokenizer_without_end_of_sequence_is_refused(make_folder, tmp_path):

@@ -126,7 +126,7 @@ def test_no_data_is_refused(tiny_model):
 def test_over_long_example_is_refused(limit, tiny_model):
     config = CONFIG.model_copy(update={"max_length": limit})
     message = refusal(tiny_model, [PAIRS[0], ("w1 " * 100, " A")], config)
-    assert "example 1 has 103 tokens" in message
+    assert "has 103 tokens, 101 of them its prompt" in message
 
 
 def test_tokenizer_without_end_of_sequence_is_refused(make_folder, tmp_path):
