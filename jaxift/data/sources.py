@@ -78,7 +78,7 @@ def _repeated(questions: Sequence[Question]) -> set[str]:
 
 def _listed(reasons: Mapping[str, str]) -> str:
     """How many there are for each reason, and an example."""
-    examples = {reason: id_ for id_, reason in reversed(reasons.items())}
+    examples = {reason: id_ for id_, reason in reversed(list(reasons.items()))}
     counts = Counter(reasons.values())
     return ", and ".join(f"{reason} ({count}, e.g. {examples[reason]})" for reason, count in counts.items())
 

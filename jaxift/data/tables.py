@@ -129,7 +129,7 @@ def _tfds(source: QuestionSource, data_dir: str) -> Iterator[Row]:
     name = source.path.removeprefix("tfds:")
     folder = epath.Path(data_dir) / name
     try:
-        builder = tfds.builder_from_directory(folder) if folder.is_dir() else tfds.builder(name)
+        builder: Any = tfds.builder_from_directory(folder) if folder.is_dir() else tfds.builder(name)
         found = builder.as_data_source(split=source.split)
     except Exception as error:  # of many kinds: not found, not prepared, another file format
         raise UserError(

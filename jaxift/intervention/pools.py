@@ -30,7 +30,9 @@ class Pools:
 
     def largest(self, arms: Sequence[Arm]) -> int:
         """The largest size that all of these arms can have."""
-        used = {arm.pool for arm in arms} | {"INC" for arm in arms if arm.has("matched")}
+        used: set[Pool] = {arm.pool for arm in arms}
+        if any(arm.has("matched") for arm in arms):
+            used.add("INC")
         return min(len(self.rows[pool]) for pool in used)
 
 

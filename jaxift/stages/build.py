@@ -76,7 +76,8 @@ def _size(config: StudyConfig, domain: DomainConfig, qualified: Pools) -> int:
 def _told(qualified: Pools) -> str:
     """How many items qualify, and why others do not."""
     told = []
-    for pool, name in (("HAR", "harmonious"), ("INC", "incompatible"), ("ALL", "probed")):
+    names: dict[Pool, str] = {"HAR": "harmonious", "INC": "incompatible", "ALL": "probed"}
+    for pool, name in names.items():
         left = [f"{count} more, {reason}" for reason, count in qualified.left_out[pool].items()]
         if pool != "ALL" or left:
             told.append(f"{len(qualified.rows[pool])} {name} items" + (f" ({'; '.join(left)})" if left else ""))
