@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from jaxift.config import BASE, TEST_SETS, DomainConfig
+from jaxift.config import BASE, TEST_SETS, Cell, DomainConfig
 from jaxift.data.prompts import STYLES, continuations, instruction_prompt, probe_prompt, response
 from jaxift.data.questions import Question, demonstrations
 from jaxift.data.tokenizer import Tokenizer
@@ -18,15 +19,17 @@ from jaxift.models.inspection import count_parameters, inspect_model, readable_b
 from jaxift.study import Study
 from jaxift.units import MODEL_STAGES, STAGES
 
+BLOCKED = "a stage before is not done"
 SAMPLE = 64  # texts that are tokenised for the mean length of a set
 
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """One domain's share of a stage, or one cell; numbers in words, `note` says how far they are known."""
+    """A domain's share of a stage: for each of `count` pieces `work` in words and `tokens`; `note` says how sure."""
 
     stage: str
-    name: str
+    domain: str
+    count: int
     work: str
     tokens: int
     note: str = ""
@@ -36,6 +39,7 @@ class Line:
 class Forecast:
     """All that a study asks for; `states` are the units' by stage, as far as they can be told yet."""
 
+    cells: list[Cell]
     lines: list[Line]
     states: dict[str, list[str]]
     steps: int
@@ -50,45 +54,56 @@ def forecast(study: Study) -> Forecast:
     counter = _Counter(study, tokenizer)
     lines, steps = [], 0
     for domain in study.config.domains:
+        cells = [cell for cell in study.cells if cell.domain == domain.name]
+        tuned = sum(cell.arm != BASE for cell in cells)
         lines.append(counter.probe(domain))
         if base_explains(study.config.build):
             lines.append(counter.explain(domain))
-    for cell in study.cells:
-        domain = study.units.domain(cell.domain)
-        if cell.arm != BASE and cell.seed is not None:
-            taken, line = counter.tune(domain, cell.id, cell.seed)
-            steps += taken
+        if tuned:
+            taken, line = counter.tune(domain, tuned)
+            steps += taken * tuned
             lines.append(line)
-    lines += [counter.evaluate(study.units.domain(cell.domain), cell.id) for cell in study.cells]
-    tuned = sum(cell.arm != BASE for cell in study.cells)
+        if cells:
+            lines.append(counter.evaluate(domain, len(cells)))
     config = inspect_model(settings.path, settings.max_positions).config
+    tuned = sum(cell.arm != BASE for cell in study.cells)
     disk = 4 * count_parameters(config) * tuned if config else 0
-    return Forecast(lines, _states(study), steps, disk)
+    return Forecast(study.cells, lines, _states(study), steps, disk)
 
 
 def show(found: Forecast, console: Console) -> None:
     """Prints a forecast as tables."""
-    cells = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for name in ("stage", "what", "work", "tokens", ""):
-        cells.add_column(name, justify="right" if name == "tokens" else "left")
+    arms = dict.fromkeys(cell.arm for cell in found.cells)
+    seeds = dict.fromkeys(str(cell.seed) for cell in found.cells if cell.seed is not None)
+    _print(console, f"{len(found.cells)} cells: {', '.join(arms)}; seeds {', '.join(seeds) or 'none'}")
+    work = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for name in ("stage", "domain", "pieces", "each", "tokens of all", ""):
+        work.add_column(name, justify="right" if name in ("pieces", "tokens of all") else "left")
     for line in sorted(found.lines, key=lambda line: STAGES.index(line.stage)):
-        cells.add_row(line.stage, line.name, line.work, f"{line.tokens:,}", line.note)
-    console.print(cells)
+        tokens = f"{line.count * line.tokens:,}"
+        work.add_row(line.stage, Text(line.domain), f"{line.count:,}", line.work, tokens, line.note)
+    console.print(work)
     stages = Table(box=SIMPLE_HEAD, pad_edge=False)
     for name in ("stage", "done", "to do", "why"):
         stages.add_column(name, justify="right" if name in ("done", "to do") else "left")
     for stage, states in found.states.items():
         done = states.count("done")
         why = ", ".join(dict.fromkeys(state for state in states if state != "done"))
-        known = not why.startswith("a stage before")
+        known = why != BLOCKED
         stages.add_row(stage, str(done) if known else "", str(len(states) - done) if known else "", why)
     console.print(stages)
-    tokens = sum(line.tokens for line in found.lines)
-    console.print(
+    tokens = sum(line.count * line.tokens for line in found.lines)
+    _print(
+        console,
         f"in all: {found.steps:,} optimizer steps, about {tokens:,} tokens (before prompts share their prefixes), "
         f"{readable_bytes(found.disk)} of checkpoints",
-        highlight=False,
     )
+    if any(line.note for line in found.lines):
+        _print(console, "at most: the probe tells how many questions qualify")
+
+
+def _print(console: Console, text: str) -> None:
+    console.print(text, highlight=False, markup=False)
 
 
 def _states(study: Study) -> dict[str, list[str]]:
@@ -96,7 +111,7 @@ def _states(study: Study) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for stage in MODEL_STAGES:
         if any(state != "done" for states in found.values() for state in states):
-            found[stage] = ["a stage before is not done"]
+            found[stage] = [BLOCKED]
         else:
             found[stage] = [study.units.state(unit) for unit in study.units.of(stage, study.cells)]
     return found
@@ -127,7 +142,7 @@ class _Counter:
         asked = round(settings.draws * (len(pool) + turned * (options - 1)))
         tested = [question for test_set in TEST_SETS for question in questions[test_set]]
         tokens = asked * self._mean(pool, text) + len(tested) * self._mean(tested, text)
-        return Line("probe", domain.name, f"{asked + len(tested):,} prompts", round(tokens))
+        return Line("probe", domain.name, 1, f"{asked + len(tested):,} prompts", round(tokens))
 
     def explain(self, domain: DomainConfig) -> Line:
         pool = len(self.units.questions(domain.name)["train"])
@@ -136,9 +151,9 @@ class _Counter:
             "explain", domain.name, f"up to {pool:,} texts", tokens, "at most: those that it is sure of and wrong"
         )
 
-    def tune(self, domain: DomainConfig, cell: str, seed: int) -> tuple[int, Line]:
+    def tune(self, domain: DomainConfig, cells: int) -> tuple[int, Line]:
         tune, general = self.config.tune, self.config.build.general
-        size, known = self._size(domain, seed)
+        size, known = self._size(domain)
         share = general.share if general else 0.0
         words, wrapper = domain.words or domain.name, self.units.wrapper
         form = self.config.build.response_format
@@ -154,25 +169,26 @@ class _Counter:
             tokens += round(share * size) * self._mean(items, lambda item: item["prompt"] + item["response"])
         total = size + round(share * size)
         steps = -(-total // tune.batch_size) * tune.epochs
-        note = "" if known else "at most: the probe tells how many qualify"
-        return steps, Line("tune", cell, f"{total:,} examples, {steps:,} steps", round(tokens * tune.epochs), note)
+        note = "" if known else "at most"
+        work = f"{total:,} examples, {steps:,} steps"
+        return steps, Line("tune", domain.name, cells, work, round(tokens * tune.epochs), note)
 
-    def evaluate(self, domain: DomainConfig, cell: str) -> Line:
+    def evaluate(self, domain: DomainConfig, cells: int) -> Line:
         questions, words = self.units.questions(domain.name), domain.words or domain.name
         tested = [question for test_set in TEST_SETS for question in questions[test_set]]
         mean = self._mean(
             tested, lambda question: instruction_prompt(self.style, words, question, wrapper=self.units.wrapper)
         )
-        return Line("evaluate", cell, f"{len(tested):,} prompts", round(len(tested) * mean))
+        return Line("evaluate", domain.name, cells, f"{len(tested):,} prompts", round(len(tested) * mean))
 
-    def _size(self, domain: DomainConfig, seed: int) -> tuple[int, bool]:
+    def _size(self, domain: DomainConfig) -> tuple[int, bool]:
         """Items of an arm, and whether that is known already."""
         if self.config.build.released:
             found = self.units.imported(domain)
             return min(*map(len, found.values()), self.config.build.cap or len(found["HAR"])), True
         before = [f"probe/{domain.name}", *([f"explanations/{domain.name}"] * base_explains(self.config.build))]
         if all(self.units.run.manifest(unit) for unit in before):
-            unit = self.units.build_unit(domain, seed)
+            unit = self.units.build_unit(domain, self.config.seeds[0])
             built = self.units.run.manifest(unit.name)
             if built and self.units.state(unit) == "done":
                 return next(iter(built["arms"].values()))["items"], True
