@@ -15,6 +15,7 @@ from typing import Any
 import tyro
 from pydantic import ValidationError
 from rich.console import Console
+from rich.measure import Measurement
 
 from jaxift import __version__, model_commands, release_command, score_command
 from jaxift.artifacts import STUDY_FILE, RunDirectory, cache_folder
@@ -232,4 +233,7 @@ def _print_findings(run: RunDirectory, console: Console) -> None:
     from jaxift.stages.report import exp1_table
 
     analysis: dict[str, Any] = run.read_json("analysis.json")
-    console.print(exp1_table(analysis))
+    table = exp1_table(analysis)
+    # as wide as it is: numbers that are cut off help nobody, on a narrow terminal or in a log
+    width = Measurement.get(console, console.options.update(max_width=1000), table).maximum
+    Console(width=max(console.width, width)).print(table)

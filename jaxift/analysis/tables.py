@@ -138,13 +138,18 @@ def consistency_table(analysis: Analysis) -> Table:
         rows = []
         for arm in arms_shown(analysis, analysis["consistency"]):
             entry = analysis["consistency"][arm][test_set]
-            shares = (percent(entry[name]) for name in ("agreement", "right_to_wrong", "wrong_to_right"))
+            names = ("agreement", "right_to_wrong", "wrong_to_right", "commonest_place", "confidence")
+            shares = (percent(entry[name]) for name in names)
             values = (f"{entry['rank_consistency']:.3f}", f"{entry['kl']:.3f}", *shares)
             rows.append(Row(arm_label(analysis, arm), values))
         groups.append((label, tuple(rows)))
-    header = ("test set", "rank consistency", "KL, nats", "same answer, %", "right → wrong, %", "wrong → right, %")
+    header = (
+        "test set", "rank consistency", "KL, nats", "same answer, %", "right → wrong, %", "wrong → right, %",
+        "commonest letter, %", "confidence, %",
+    )  # fmt: skip
     caption = (
-        f"Each model beside the base as it was probed, {analysis['study']['shots']}-shot: means over the questions."
+        f"Each model beside the base as it was probed, {analysis['study']['shots']}-shot: means over the questions; "
+        "and the share of the answers that name its commonest letter (or place), and how sure it is of its answers."
     )
     return Table("consistency", caption, header, tuple(groups))
 
@@ -152,7 +157,7 @@ def consistency_table(analysis: Analysis) -> Table:
 def mixture_table(analysis: Analysis) -> Table:
     """Exp-III: what a share of the base's own answers does; without rows where no arm mixes both answers."""
     rows = []
-    for arm, share in analysis["exp3"].items():
+    for arm, share in sorted(analysis["exp3"].items(), key=lambda each: each[1]):
         sets = analysis["exp1"]["accuracy"].get(arm)
         if sets:
             kept = (f"{analysis['consistency'][arm][test_set]['rank_consistency']:.3f}" for test_set in LABELS)

@@ -7,14 +7,16 @@ is BASE_FEW_SHOT (the probe), BASE (untuned, zero-shot), or an arm of the study.
     settings     resamples, confidence, seed
     missing      ids of cells that the study asks for and that have no scores yet
     cells        a list: id, domain, arm, seed, sets: {SET: n, accuracy, interval (over questions), base_accuracy,
-                 rank_consistency, kl (nats), agreement, right_to_wrong, wrong_to_right (counts)}; the last five compare
-                 with the base model as the probe saw it, few-shot
+                 rank_consistency, kl (nats), agreement, right_to_wrong, wrong_to_right (counts), commonest_place,
+                 confidence}; the five before the last two compare with the base model as the probe saw it, few-shot;
+                 commonest_place is the largest share of answers that stand at one and the same place (letter),
+                 confidence the mean probability of the predicted option
     exp1         chance: {SET: accuracy of guessing}
                  questions: {SET: distinct (over all domains), by_domain: {DOMAIN: n}}
                  accuracy: {ARM: {SET: accuracy, interval, by_domain: {DOMAIN: accuracy, interval, seeds}}}
                  differences: {"HAR-INC": {SET: difference, interval, by_domain, paper (its mean, other models)}}
-    consistency  {ARM: {SET: rank_consistency, kl, agreement, right_to_wrong, wrong_to_right (shares)}}: cells averaged
-                 over seeds, then over domains
+    consistency  {ARM: {SET: rank_consistency, kl, agreement, right_to_wrong, wrong_to_right (shares),
+                 commonest_place, confidence}}: cells averaged over seeds, then over domains
     exp3         {ARM: share of the base's own answers} of the arms that mix them with the true ones; may be empty
     exp4         {SET: cells, partial_spearman or null, reason or null}: over the cells of exp3, where there are any
 
@@ -37,7 +39,9 @@ from jaxift.errors import UserError
 
 FILE = "analysis.json"
 FEWEST_CELLS = 5  # a partial correlation of fewer points says nothing
-BESIDE_THE_BASE = ("rank_consistency", "kl", "agreement", "right_to_wrong", "wrong_to_right")
+BESIDE_THE_BASE = (
+    "rank_consistency", "kl", "agreement", "right_to_wrong", "wrong_to_right", "commonest_place", "confidence",
+)  # fmt: skip
 Rows = list[dict[str, Any]]
 
 
@@ -206,7 +210,7 @@ def _chance(scored: Scored) -> float:
 
 
 def _beside_base(base: Scored, tuned: Scored) -> dict[str, Any]:
-    """One cell's accuracy on one test set, and how its beliefs compare with the base's."""
+    """One cell's accuracy on one test set, how its beliefs compare with the base's, and where they lean."""
     right_to_wrong, wrong_to_right = consistency.flips(base.correct, tuned.correct)
     return {
         "n": len(tuned.correct),
@@ -217,6 +221,8 @@ def _beside_base(base: Scored, tuned: Scored) -> dict[str, Any]:
         "agreement": float(np.mean(base.pred == tuned.pred)),
         "right_to_wrong": right_to_wrong,
         "wrong_to_right": wrong_to_right,
+        "commonest_place": float(np.bincount(tuned.pred).max() / len(tuned.pred)),
+        "confidence": float(np.exp(np.nanmax(tuned.log_probs, axis=1)).mean()),
     }
 
 

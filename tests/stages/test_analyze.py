@@ -113,6 +113,8 @@ def slow_metrics(run, cell, test_set):
         "agreement": np.mean([row["pred"] == tuned[name]["pred"] for name, row in base.items()]),
         "right_to_wrong": sum(row["correct"] and not tuned[name]["correct"] for name, row in base.items()),
         "wrong_to_right": sum(tuned[name]["correct"] and not row["correct"] for name, row in base.items()),
+        "commonest_place": max(np.bincount([row["pred"] for row in tuned.values()])) / len(tuned),
+        "confidence": np.mean([row["pred_prob"] for row in tuned.values()]),
     }
 
 
