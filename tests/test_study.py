@@ -222,6 +222,7 @@ def test_imported_arms_need_no_training_questions(questions, tmp_path):
         assert [item["id"] for item in made] == [row["id"] for row in theirs]
 
 
+@pytest.mark.slow
 def test_what_is_tuned_on_a_papers_prompt_is_evaluated_by_the_isolated_letter(questions, tmp_path, make_folder):
     """The paper's settings on a tiny model: isolated letters, letters and options, general instructions, truncation."""
     general = [{"instruction": f"w{n}", "input": "", "output": f"w{n + 1}"} for n in range(40)]
@@ -265,6 +266,7 @@ def test_a_forecast_counts_what_a_run_then_does(questions, tmp_path):
 EXPERIMENTS = ["HAR", "INC", "SELF", "INC+context", "SELF@0.5", "HAR+matched", "INC+balanced", "SELF_ALL", "REFUSAL"]
 
 
+@pytest.mark.slow
 def test_every_experiment_runs_to_its_report(questions, tmp_path):
     config = small(questions, tmp_path / "run", build={"arms": EXPERIMENTS}, tune={"epochs": 1})
     execute(config)

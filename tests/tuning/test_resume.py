@@ -54,6 +54,7 @@ def run(*arguments):
     return done.returncode
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_run_ends_bit_identical(tiny_folder, tmp_path):
     assert run(tiny_folder, tmp_path / "whole", tmp_path / "expected", 0) == 0
     # step 5 is told after step 4's checkpoint was begun, which waits until that of step 2 is written
