@@ -461,3 +461,11 @@ def test_letters_that_may_name_no_option_are_counted():
 )  # fmt: skip
 def test_explanations_for_another_answer_are_seen(text, letter, expected):
     assert argues_otherwise(text, letter) == expected
+
+
+def test_items_stand_in_the_models_own_conversation_where_asked(run):
+    study = config()
+    build(study, run, study.domains[0], 0, "<user>{prompt}<assistant>")
+    for item in run.read_jsonl("arms/law/s0/INC.jsonl"):
+        assert item["prompt"].startswith("<user>The following are multiple choice questions about law.")
+        assert item["prompt"].endswith("Answer:<assistant>")
