@@ -42,6 +42,7 @@ def tiny(monkeypatch):
     monkeypatch.setattr(recipe, "STAGES", (drills, all_kinds))
 
 
+@pytest.mark.slow
 def test_pretraining_lowers_the_loss_and_repeats_itself(tiny, tmp_path):
     seen = []
     first = recipe.pretrain(tmp_path / "a", seed=3, progress=lambda step, total, *_: seen.append((step, total)))
