@@ -1,11 +1,14 @@
 """The command line: parses, calls the study, and turns refused input into one line and exit code 2."""
 
+import atexit
 import contextlib
 import dataclasses
 import io
 import os
 import re
+import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from importlib import resources
@@ -31,7 +34,7 @@ usage: jaxift VERB ...
   demo                 the whole study on a synthetic world and its embedded base model, in about two minutes
   run CONFIG           a whole study: what is done is skipped, what is stale is done again
   import-release DIR --out OUT
-                       the arms that the paper's authors released, ready to be tuned on (--build.released OUT)
+                       the arms that the paper's authors released, ready to be tuned on (--build.released)
   world VERB           the synthetic world: `pretrain` its base model, write its `questions`, `check` a model
 
 models, each a Hugging Face or orbax folder, a Hub id (owner/name) or an address (gs://bucket/model):
@@ -86,7 +89,7 @@ def _dispatch(arguments: list[str]) -> int:
         print(f"jaxift {__version__}")
     elif verb == "demo":
         how, rest = _how(rest, "jaxift demo")
-        _study(_override(_demo_config(rest), rest, "jaxift demo"), None, how)
+        _study(_override(_demo_config(rest, how.dry_run), rest, "jaxift demo"), None, how)
     elif verb == "world":
         from jaxift.world import commands  # imported here: a wrong verb need not wait for it
 
@@ -129,18 +132,23 @@ class How:
 
 def _how(rest: list[str], program: str) -> tuple[How, list[str]]:
     """What is said of the running, and the arguments that are left."""
-    left, only, dry, taking = [], [], False, False
+    left, only, taking = [], [], False
     for argument in rest:
-        taking = argument == "--only" or (taking and not argument.startswith("-"))
-        if argument == "--dry-run":
-            dry = True
-        elif taking and argument != "--only":
-            only.append(argument)
-        elif not taking:
+        name, given, value = argument.partition("=")
+        if name == "--only":
+            taking = not given
+            only += [value] if given else []
+        elif argument.startswith("-") or argument.endswith(".yaml") or Path(argument).exists():
+            taking = False
             left.append(argument)
-    if "--only" in rest and not only:
-        raise UserError(f"{program}: --only needs at least one cell, or a pattern of cells such as '*-INC-s0'")
-    return How(dry, tuple(only)), left
+        else:
+            (only if taking else left).append(argument)
+    if any(argument.partition("=")[0] == "--only" for argument in rest):
+        if not only:
+            raise UserError(f"{program}: --only needs at least one cell, or a pattern of cells such as '*-INC-s0'")
+        if program.split()[-1] not in ("run", "tune", "evaluate", "demo"):
+            raise UserError(f"{program}: --only goes with run, tune, evaluate and demo; remove it")
+    return How("--dry-run" in left, tuple(only)), [argument for argument in left if argument != "--dry-run"]
 
 
 def _configured(verb: str, rest: list[str]) -> StudyConfig:
@@ -160,8 +168,11 @@ def _configured(verb: str, rest: list[str]) -> StudyConfig:
     return _override(config, overrides, f"jaxift {verb} {rest[0]}")
 
 
-def _demo_config(rest: Sequence[str]) -> StudyConfig:
-    """The demo's study, its model path and question folder filled in; the questions are written into the run."""
+def _demo_config(rest: Sequence[str], dry_run: bool = False) -> StudyConfig:
+    """The demo's study, its model path and question folder filled in; the questions are written into the run.
+
+    In a dry run they are written to a folder that is removed at the end.
+    """
     from jaxift.world import MODEL_DIR, write_questions
 
     text = resources.files("jaxift.world").joinpath("demo.yaml").read_text(encoding="utf-8")
@@ -172,7 +183,11 @@ def _demo_config(rest: Sequence[str]) -> StudyConfig:
     ).run_path
     if "-h" in rest or "--help" in rest:
         return config
-    questions = RunDirectory.create(run_dir).root / "questions"
+    if dry_run:
+        questions = tempfile.mkdtemp(prefix="jaxift-questions-")
+        atexit.register(shutil.rmtree, questions, ignore_errors=True)
+    else:
+        questions = RunDirectory.create(run_dir).root / "questions"
     write_questions(questions)
     return config.model_copy(update={"data_dir": str(questions)})
 

@@ -177,7 +177,8 @@ class BuildConfig(Frozen):
     general: GeneralConfig | None = None
     """General instructions, the same in the same places of every arm."""
     released: str = ""
-    """A folder made by `jaxift import-release`: its arms are taken as they are, instead of being drawn."""
+    """A folder made by `jaxift import-release`, relative to the study's data_dir: its arms are taken as they are,
+    instead of being drawn."""
 
     @property
     def parsed(self) -> tuple[Arm, ...]:

@@ -13,7 +13,7 @@ from jaxift.data.prompts import STYLES, continuations, instruction_prompt, probe
 from jaxift.data.questions import Question, demonstrations
 from jaxift.data.tokenizer import Tokenizer
 from jaxift.intervention.general import read_general
-from jaxift.intervention.pools import base_explains
+from jaxift.intervention.pools import base_explains, imported_pools
 from jaxift.models.files.folder import open_model
 from jaxift.models.inspection import count_parameters, inspect_model, readable_bytes
 from jaxift.study import Study
@@ -147,9 +147,7 @@ class _Counter:
     def explain(self, domain: DomainConfig) -> Line:
         pool = len(self.units.questions(domain.name)["train"])
         tokens = self.config.build.explain.max_new_tokens * pool
-        return Line(
-            "explain", domain.name, f"up to {pool:,} texts", tokens, "at most: those that it is sure of and wrong"
-        )
+        return Line("explain", domain.name, 1, f"{pool:,} texts", tokens, "at most")
 
     def tune(self, domain: DomainConfig, cells: int) -> tuple[int, Line]:
         tune, general = self.config.tune, self.config.build.general
@@ -183,9 +181,10 @@ class _Counter:
 
     def _size(self, domain: DomainConfig) -> tuple[int, bool]:
         """Items of an arm, and whether that is known already."""
-        if self.config.build.released:
-            found = self.units.imported(domain)
-            return min(*map(len, found.values()), self.config.build.cap or len(found["HAR"])), True
+        build = self.config.build
+        if build.released:
+            found = imported_pools(self.units.imported(domain), build).largest(build.parsed)
+            return min(found, build.cap or found), True
         before = [f"probe/{domain.name}", *([f"explanations/{domain.name}"] * base_explains(self.config.build))]
         if all(self.units.run.manifest(unit) for unit in before):
             unit = self.units.build_unit(domain, self.config.seeds[0])

@@ -66,7 +66,7 @@ class Study:
                 with reporter.unit(stage, unit.name, state):
                     self.run.discard(unit.name)
                     files, facts = unit.work(reporter.advance)
-                    self.run.finish(unit.name, unit.key, files, inputs=unit.digests, **facts)
+                    self.run.finish(unit.name, unit.key, files, inputs=unit.digests, settings=unit.settings, **facts)
                     if "note" in facts:
                         reporter.note(stage, unit.name, facts["note"])
                     if unit.parts:

@@ -21,9 +21,8 @@ from jaxift.stages.report import report
 STAGES = ("probe", "explain", "build", "tune", "evaluate", "analyze", "report")
 # Analyze and report take what they find in the run directory: a part of a study, or a run copied from elsewhere.
 MODEL_STAGES = STAGES[:5]
-CELL_STAGES = ("tune", "evaluate")
 # Raised when a stage's numbers may change with the code alone; what was made before is stale then.
-STAGE_VERSIONS = {"probe": 5, "explain": 1, "build": 2, "tune": 4, "evaluate": 5, "analyze": 3, "report": 3}
+STAGE_VERSIONS = {"probe": 5, "explain": 1, "build": 3, "tune": 4, "evaluate": 5, "analyze": 3, "report": 3}
 
 Made = tuple[list[str], dict[str, Any]]
 Advance = Callable[[int, int], None]
@@ -39,6 +38,8 @@ class Unit:
     work: Callable[[Advance], Made]
     parts: str = ""
     """Folder of what an interrupted one goes on from: of no use once it is done."""
+    settings: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    """The configuration's sections that its result depends on, as they are kept beside it."""
 
     @functools.cached_property
     def digests(self) -> dict[str, str]:
@@ -197,7 +198,8 @@ class Units:
             questions, key = self.questions(domain.name), unit.key
             return probe(self.config, self.run, domain, questions, self.model, key, parts, advance)
 
-        unit = Unit("probe", f"probe/{domain.name}", inputs, work, parts)
+        settings = {"probe": self.config.probe.model_dump(mode="json", exclude={"threshold", "chat"})}
+        unit = Unit("probe", f"probe/{domain.name}", inputs, work, parts, settings)
         return unit
 
     def _explain_unit(self, domain: DomainConfig) -> Unit:
@@ -236,10 +238,12 @@ class Units:
         }
         if base_explains(self.config.build):
             inputs["the explanations"] = self.run.outputs(f"explanations/{domain.name}")
-        return Unit(
-            "build", f"arms/{domain.name}/s{seed}", inputs,
-            lambda _: build(self.config, self.run, domain, seed, self.wrapper),
-        )  # fmt: skip
+        work = functools.partial(build, self.config, self.run, domain, seed, self.wrapper)
+        settings = {
+            "build": self.config.build.model_dump(mode="json", exclude={"arms"}),
+            "probe": self.config.probe.model_dump(mode="json", include={"threshold", "prompt", "chat"}),
+        }
+        return Unit("build", f"arms/{domain.name}/s{seed}", inputs, lambda _: work(), settings=settings)
 
     def imported(self, domain: DomainConfig) -> dict[str, Any]:
         """The imported arms of a domain, where the study takes these."""
@@ -252,7 +256,7 @@ class Units:
         arms = f"arms/{cell.domain}/s{cell.seed}"
         inputs = {
             "the arm": (self.run.manifest(arms) or {"files": {}})["files"].get(f"{arms}/{cell.arm}.jsonl"),
-            "tune": self._tune_settings(),
+            "tune": self.config.tune.model_dump(exclude={"checkpoint_every"}),
             "the model": self._model_key,
             "seed": cell.seed,
         }
@@ -260,7 +264,8 @@ class Units:
         def work(advance: Advance) -> Made:
             return tune_cell(self.config, self.run, cell, self.model, advance)
 
-        return Unit("tune", f"cells/{cell.id}/tune", inputs, work)
+        settings = {"tune": self.config.tune.model_dump(mode="json", exclude={"checkpoint_every"})}
+        return Unit("tune", f"cells/{cell.id}/tune", inputs, work, settings=settings)
 
     def _evaluate_unit(self, cell: Cell) -> Unit:
         from jaxift.stages.evaluate import evaluate
@@ -281,24 +286,64 @@ class Units:
             )
             return made, {}
 
-        unit = Unit("evaluate", f"cells/{cell.id}/evaluate", inputs, work, parts)
+        settings = {
+            "probe": {**self._read_out(), "chat": self.config.probe.chat},
+            "domain": {"words": domain.words},
+        }
+        unit = Unit("evaluate", f"cells/{cell.id}/evaluate", inputs, work, parts, settings)
         return unit
 
     def _is_current(self, cell: Cell) -> bool:
-        """Whether a cell has scores that were made with the present settings, as far as the run directory tells."""
-        tuned, scored = (self.run.manifest(f"cells/{cell.id}/{stage}") for stage in CELL_STAGES)
-        if scored is None:
-            return False
-        arms = self.run.manifest(f"arms/{cell.domain}/s{cell.seed}")
-        present = {"tune": digest(self._tune_settings()), "probe": digest([self._read_out(), self.wrapper])}
-        if arms is not None:
-            present["the arm"] = digest(arms["files"].get(f"arms/{cell.domain}/s{cell.seed}/{cell.arm}.jsonl"))
-        before = {**(tuned or {}).get("inputs", {}), **scored.get("inputs", {})}
-        return all(before.get(name, value) == value for name, value in present.items())
+        """Whether a cell's scores were made with the present settings and of what is there, as far as the run tells.
 
-    def _tune_settings(self) -> dict[str, Any]:
-        """What of the tuning's settings its result depends on."""
-        return self.config.tune.model_dump(exclude={"checkpoint_every"})
+        Neither model nor questions are asked: a run may have been copied from elsewhere.
+        """
+        probed = f"probe/{cell.domain}"
+        made_of = {f"cells/{cell.id}/evaluate": {}, probed: {}}
+        if cell.arm == BASE:
+            made_of[f"cells/{cell.id}/evaluate"] = {"the model": (probed, "the model")}
+        else:
+            arms, tuned = f"arms/{cell.domain}/s{cell.seed}", f"cells/{cell.id}/tune"
+            made_of |= {arms: {"the probe": probed}, tuned: {"the model": (probed, "the model")}}
+            made_of[f"cells/{cell.id}/evaluate"] = {"the model": tuned}
+        found = {unit: self.run.manifest(unit) for unit in made_of}
+        if found[f"cells/{cell.id}/evaluate"] is None:
+            return False
+        for unit, manifest in found.items():
+            if manifest is None:
+                continue  # a part of a run: what is not there tells nothing
+            if not self._agrees(manifest.get("settings", {}), cell.domain):
+                return False
+            for name, source in made_of[unit].items():
+                if not self._came_of(manifest, name, source):
+                    return False
+        return cell.arm == BASE or self._has_arm(cell)
+
+    def _has_arm(self, cell: Cell) -> bool:
+        """Whether a cell was tuned on its arm as it is now."""
+        folder = f"arms/{cell.domain}/s{cell.seed}"
+        tuned, arms = self.run.manifest(f"cells/{cell.id}/tune"), self.run.manifest(folder)
+        before = (tuned or {}).get("inputs", {}).get("the arm")
+        return arms is None or before in (None, digest(arms["files"].get(f"{folder}/{cell.arm}.jsonl")))
+
+    def _came_of(self, manifest: Mapping[str, Any], name: str, source: Any) -> bool:
+        """Whether an input of a unit is another unit's present output, or (unit, input) the same as its own input."""
+        before = manifest.get("inputs", {}).get(name)
+        other = self.run.manifest(source if isinstance(source, str) else source[0])
+        if before is None or other is None:
+            return True
+        if isinstance(source, str):
+            return before == digest(self.run.outputs(source))
+        return other.get("inputs", {}).get(source[1], before) == before
+
+    def _agrees(self, settings: Mapping[str, Mapping[str, Any]], domain: str) -> bool:
+        """Whether settings by section, as a unit recorded them, are the present ones; newer ones it could not know."""
+        present = {**self.config.model_dump(mode="json"), "domain": self.domain(domain).model_dump(mode="json")}
+        return all(
+            present[section].get(name, value) == value
+            for section, known in settings.items()
+            for name, value in known.items()
+        )
 
     def _analyze_unit(self) -> Unit:
         found = [cell for cell in cells(self.config) if self._is_current(cell)]
@@ -313,7 +358,11 @@ class Units:
             "the study": self.config.model_dump(include={"name", "model", "seeds", "probe", "analyze"}),
             "the cells": [cell.id for cell in cells(self.config)],
         }
-        return Unit("analyze", "analysis", inputs, lambda _: (analyze(self.config, self.run, found), {}))
+        scored = [cell for cell in cells(self.config) if self.run.manifest(f"cells/{cell.id}/evaluate")]
+        left, note = len(scored) - len(found), {}
+        if left:
+            note["note"] = f"{left} cells have scores made with other settings, or of other arms; they are left out"
+        return Unit("analyze", "analysis", inputs, lambda _: (analyze(self.config, self.run, found), note))
 
     def _report_unit(self) -> Unit:
         arms = [f"arms/{domain}/s{seed}" for domain in self._domains for seed in self.config.seeds]

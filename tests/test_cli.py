@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxift.cli import main
+from jaxift.cli import _how, main
 from jaxift.world import MODEL_DIR
 
 QUESTION = '{"id": "%s", "question": "color of %s", "options": ["a", "b", "c", "d"], "answer": 1}\n'
@@ -147,3 +147,30 @@ def test_help_of_a_verb_lists_the_fields(capsys):
 def test_the_module_is_the_command():
     found = subprocess.run([sys.executable, "-m", "jaxift", "--version"], capture_output=True, text=True, check=True)
     assert found.stdout.startswith("jaxift ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "only", "left"),
+    [
+        (["c.yaml", "--only", "a*", "b", "--tune.epochs", "2"], ("a*", "b"), ["c.yaml", "--tune.epochs", "2"]),
+        (["--only=a*", "c.yaml"], ("a*",), ["c.yaml"]),
+        (["c.yaml", "--only", "a", "--dry-run"], ("a",), ["c.yaml"]),
+        (["--only", "a", "."], ("a",), ["."]),
+    ],
+)
+def test_cells_are_told_from_other_arguments(arguments, only, left):
+    how, rest = _how(arguments, "jaxift tune")
+    assert (how.only, rest, how.dry_run) == (only, left, "--dry-run" in arguments)
+
+
+def test_cells_are_chosen_where_there_are_cells(capsys, study):
+    assert "--only goes with run, tune, evaluate and demo" in refusal(capsys, "probe", study(), "--only", "x")
+    assert "--only needs at least one cell" in refusal(capsys, "tune", study(), "--only")
+    assert "--only x: matches no cell; they are d-BASE, d-HAR-s0" in refusal(capsys, "tune", study(), "--only", "x")
+
+
+def test_a_dry_demo_writes_nothing(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["demo", "--dry-run"]) == 0
+    assert "28 cells" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []

@@ -15,7 +15,7 @@ from jaxift.artifacts import RunDirectory
 from jaxift.config import StudyConfig, dump_study, parse_study
 from jaxift.console import Reporter
 from jaxift.errors import UserError
-from jaxift.forecast import forecast
+from jaxift.forecast import forecast, show
 from jaxift.study import Study
 from jaxift.units import STAGES, cells
 from jaxift.world import MODEL_DIR, write_questions
@@ -199,6 +199,44 @@ def test_cells_of_other_settings_are_not_analysed_with_those_of_these(questions,
     analysis = RunDirectory.open(changed.run_path).read_json("analysis.json")
     assert analysis["missing"] == ["medicine-HAR-s0", "medicine-SELF-s0"]
     assert analysis["exp1"]["differences"] == {}
+
+
+def test_cells_made_of_another_probe_or_arm_are_left_out_of_an_analysis(questions, tmp_path):
+    config = small(questions, tmp_path / "run")
+    execute(config)
+    for changes, left in (
+        ({"probe": {"shots": 1}}, None),  # the probe beside them is another: nothing is current
+        ({"build": {"cap": 3}}, {"medicine-BASE"}),
+        ({"model": {"path": "/absent"}}, {cell.id for cell in cells(config)}),
+    ):
+        changed = small(questions, tmp_path / "run", **changes)
+        if left is None:
+            with pytest.raises(UserError, match="no cell is evaluated with the present settings"):
+                execute(changed, ("analyze",))
+        else:
+            printed = execute(changed, ("analyze",))
+            missing = set(RunDirectory.open(changed.run_path).read_json("analysis.json")["missing"])
+            assert missing == {cell.id for cell in cells(config)} - left
+            assert ("they are left out" in printed) == bool(missing)
+
+
+def test_settings_that_a_run_could_not_know_make_nothing_stale_in_an_analysis(questions, tmp_path):
+    config = small(questions, tmp_path / "run")
+    execute(config)
+    for path in (tmp_path / "run/cells").glob("*/*.manifest.json"):
+        manifest = json.loads(path.read_text())
+        manifest["settings"].get("tune", {}).pop("too_long", None)
+        path.write_text(json.dumps(manifest))
+    execute(config, ("analyze",))
+    assert RunDirectory.open(config.run_path).read_json("analysis.json")["missing"] == []
+
+
+def test_a_forecast_counts_explanations(questions, tmp_path):
+    config = small(questions, tmp_path / "run", build={"explanations": True})
+    found = forecast(Study(config))
+    [line] = [line for line in found.lines if line.stage == "explain"]
+    assert line.work == "60 texts"
+    show(found, Console(file=io.StringIO()))
 
 
 def test_imported_arms_need_no_training_questions(questions, tmp_path):

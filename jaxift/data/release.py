@@ -86,7 +86,7 @@ def _imported(where: str, row: Row) -> Row:
 def _row(where: str, released: Row, right: bool) -> Row:
     """A released item as a row of the probe; raises UserError where its parts do not fit together."""
     for name, kind in _KINDS.items():
-        if not isinstance(released.get(name), kind) or isinstance(released.get(name), bool):
+        if name not in released or not isinstance(released[name], kind) or isinstance(released[name], bool):
             raise UserError(
                 f"{where}: field {name!r} is missing or of another type; give the files as the authors released them"
             )
@@ -111,9 +111,9 @@ def _row(where: str, released: Row, right: bool) -> Row:
         "options": list(question.options),
         "gold": question.answer,
         "pred": pred,
-        "pred_prob": probs[pred],
-        "gold_prob": probs[question.answer],
-        "probs": list(probs),
+        "pred_prob": float(probs[pred]),
+        "gold_prob": float(probs[question.answer]),
+        "probs": [float(each) for each in probs],
         "correct": pred == question.answer,
         "subject": "",
         "header": "",

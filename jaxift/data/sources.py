@@ -61,6 +61,8 @@ def read_domain(domain: DomainConfig, data_dir: str, pool: bool = True) -> Domai
         told["train"] |= dict.fromkeys(again, "stand there before")
         splits["train"] = [question for question in splits["train"] if question.id not in again]
     counts = {split: dict(Counter(reasons.values())) for split, reasons in told.items() if reasons}
+    if pool and not splits["train"]:
+        raise UserError(f"domain {domain.name}: no training question is left; all {_listed(told['train'])}")
     return DomainQuestions(splits, counts)
 
 

@@ -73,11 +73,11 @@ def _item(config: StudyConfig, arm: Arm, row: Row, answer: int | None, order: Or
     question = reorder(_question(row), order)
     new = {was: now for now, was in enumerate(order)}
     style = config.probe.prompt
-    context = row[config.build.context] if arm.has("context") else ""
+    context = relettered(row[config.build.context], order, row["options"]) if arm.has("context") else ""
     if answer is None:
         said, explanation = config.build.refusal, ""
     else:
-        explanation = relettered(_explanation(config, arm, row, answer, words.written), order)
+        explanation = relettered(_explanation(config, arm, row, answer, words.written), order, row["options"])
         said = response(style, question, new[answer], config.build.response_format, explanation)
     return {
         "id": row["id"],
@@ -86,6 +86,7 @@ def _item(config: StudyConfig, arm: Arm, row: Row, answer: int | None, order: Or
         "pred": new[row["pred"]],
         "pred_prob": row["pred_prob"],
         "answer": None if answer is None else new[answer],
+        "options": list(question.options),
         "order": order,
         "explanation": explanation,
         "prompt": instruction_prompt(style, words.domain, question, context, words.wrapper),

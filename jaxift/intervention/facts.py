@@ -35,8 +35,8 @@ def arm_facts(items: Sequence[Item]) -> dict[str, Any]:
         "confidence": np.histogram(confidences, BINS, (0, 1))[0].tolist(),
         "mean_confidence": float(np.mean(confidences)),
         "explained": len(explained),
-        "name_a_letter": sum(bool(letters_named(item["explanation"])) for item in explained),
-        "with_bare_letters": sum(bool(bare_letters(item["explanation"], len(item["order"]))) for item in explained),
+        "name_a_letter": sum(bool(letters_named(item["explanation"], item["options"])) for item in explained),
+        "with_bare_letters": sum(bool(bare_letters(item["explanation"], item["options"])) for item in explained),
         "argue_otherwise": [
             item["id"] for item in explained if argues_otherwise(item["explanation"], LETTERS[item["answer"]])
         ],

@@ -56,25 +56,30 @@ def _placed(row: Row, fixed: dict[int, int]) -> Order:
     return [fixed[place] if place in fixed else next(others) for place in range(len(row["options"]))]
 
 
-# a capital on its own (a word may be glued to it, `DThe`), or a small letter that is closed in or ends a sentence
-_LETTER = r"(?:[A-Z](?!\w|['’]s)|[A-Z](?=[A-Z][a-z])|[a-z](?=\s*[)\]'’\"”]|\.(?:\s|$)))"
+_GOES_ON = r"(?:is|are|was|were|because|since|and|or|as|which|due|but|while)\b"
+# a capital on its own (a word may be glued to it, `DThe`) that begins no phrase (`A man`, `B cells`), or a small letter
+# that is closed in or ends a sentence
+_LETTER = rf"(?:[A-Z](?!\w|['’]s|\s+(?!{_GOES_ON})[a-z])|[A-Z](?=[A-Z][a-z])|[a-z](?=\s*[)\]'’\"”]|\.(?:\s|$)))"
 _ONE = re.compile(_LETTER)
 _LIST = rf"{_LETTER}(?:(?:\s*(?:,|/|&|\band\b|\bor\b)\s*)+{_LETTER})*"
 _ANSWER = r"[\s:.=\-–—]*(?:\b(?:is|are)\b)?[\s:.=\-–—'‘\"“(\[]*"
 _CUES = (
     # the answer is D; Ans. (b); options B, C and D
     re.compile(rf"\b(?i:answers?|options?|choices?|ans)\b{_ANSWER}(?P<list>{_LIST})"),
-    # (C) in brackets
-    re.compile(r"[(\[](?P<list>[A-Z])[)\]]"),
     # D is correct; A and B are wrong
     re.compile(
         rf"\b(?P<list>{_LIST})\s+(?:is|are|was|were)\s+(?:the\s+)?(?:in)?(?:correct|right|wrong|true|false|answer)\b"
     ),
 )
+_CLOSED_IN = re.compile(r"[(\[]([A-Z])[)\]]")
+_BESIDE = " .:,;-–—'‘’\"“”"
 
 
-def letters_named(text: str) -> list[tuple[int, str]]:
-    """Where an explanation names options by letter, and the letters, in order: `The answer is D.` gives [(14, D)]."""
+def letters_named(text: str, options: Sequence[str]) -> list[tuple[int, str]]:
+    """Where an explanation names options by letter, and the letters, in order: `The answer is D.` gives [(14, D)].
+
+    A letter in brackets, (C), counts beside the option's own text alone.
+    """
     found = {}
     for cue in _CUES:
         for match in cue.finditer(text):
@@ -82,23 +87,30 @@ def letters_named(text: str) -> list[tuple[int, str]]:
                 if letter.end() > match.end("list"):
                     break
                 found[letter.start()] = letter[0]
+    for match in _CLOSED_IN.finditer(text):
+        place = LETTERS.index(match[1])
+        if place < len(options):
+            option = options[place].casefold()
+            before, after = (part.casefold() for part in (text[: match.start()], text[match.end() :]))
+            if before.rstrip(_BESIDE).endswith(option) or after.lstrip(_BESIDE).startswith(option):
+                found[match.start(1)] = match[1]
     return sorted(found.items())
 
 
-def relettered(text: str, order: Order) -> str:
-    """An explanation whose letters are those of the moved options."""
+def relettered(text: str, order: Order, options: Sequence[str]) -> str:
+    """An explanation whose letters are those of the moved options; `options` are the texts in their old order."""
     moved = {LETTERS[was]: LETTERS[now] for now, was in enumerate(order)}
     characters = list(text)
-    for place, letter in letters_named(text):
+    for place, letter in letters_named(text, options):
         new = moved.get(letter.upper(), letter)
         characters[place] = new if letter.isupper() else new.lower()
     return "".join(characters)
 
 
-def bare_letters(text: str, options: int) -> int:
+def bare_letters(text: str, options: Sequence[str]) -> int:
     """How many letters of options, but A, stand in a text for themselves and are not known to name an option."""
-    known = {place for place, _ in letters_named(text)}
-    alone = re.finditer(rf"(?<![\w.'’])[B-{LETTERS[options - 1]}](?![\w'’])", text)
+    known = {place for place, _ in letters_named(text, options)}
+    alone = re.finditer(rf"(?<![\w.'’])[B-{LETTERS[len(options) - 1]}](?![\w'’])", text)
     return sum(match.start() not in known for match in alone)
 
 

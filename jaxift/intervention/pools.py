@@ -57,6 +57,12 @@ def pools(rows: Sequence[Row], threshold: float, build: BuildConfig, written: Wr
     return Pools(kept, left_out)
 
 
+def imported_pools(rows: Mapping[str, Sequence[Row]], build: BuildConfig) -> Pools:
+    """The items of imported arms, all of them whatever the threshold; what the base wrote is part of its rows."""
+    written = {(row["id"], row["pred"]): row["own_explanation"] for row in rows["INC"]}
+    return pools([*rows["HAR"], *rows["INC"]], 0.0, build, written)
+
+
 def unfit(row: Row, arm: Arm, build: BuildConfig, written: Written) -> str:
     """Why an item cannot serve an arm; empty where it can."""
     if arm.kind == "RANDOM_WRONG" and len(row["options"]) < 3:

@@ -13,7 +13,7 @@ from jaxift.intervention.arms import Drawn, Item, Words, arm_items
 from jaxift.intervention.explanations import texts
 from jaxift.intervention.facts import arm_facts, distances
 from jaxift.intervention.general import draw_general, interleave, read_general
-from jaxift.intervention.pools import Pools, Row, Written, draw, pools
+from jaxift.intervention.pools import Pools, Row, Written, draw, imported_pools, pools
 
 
 def build(
@@ -89,15 +89,14 @@ def _released(config: StudyConfig, domain: DomainConfig, seed: int) -> tuple[Dra
     found = read_imported(epath.Path(config.data_dir) / config.build.released, domain.name)
     written = {(row["id"], row["pred"]): row["own_explanation"] for row in found["INC"]}
     rows = [*found["HAR"], *found["INC"]]
-    qualified = pools(rows, 0.0, config.build, written)
+    qualified = imported_pools(found, config.build)
     for pool, reasons in qualified.left_out.items():
         if reasons:
             raise UserError(
                 f"{config.build.released}: domain {domain.name}: of the items for {pool}, {reasons}; remove the arms "
                 "that need it from build.arms"
             )
-    largest = qualified.largest(config.build.parsed)
-    size = largest if config.build.cap is None else min(largest, config.build.cap)
+    size = _size(config, domain, qualified)
     drawn: dict[Pool, list[Row]] = {pool: members[:size] for pool, members in qualified.rows.items()}
     drawn["ALL"] = draw(rows, size, seed, "ALL")
     counts = {pool: len(members) for pool, members in qualified.rows.items()}

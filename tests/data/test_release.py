@@ -65,6 +65,7 @@ BROKEN = {
     "another prediction": ({"har": [{**ITEM, "pred": 2}]}, "field 'pred' is 2, but the largest of 'probs' is at 1"),
     "an answer too far": ({"har": [{**ITEM, "answer": 4}]}, "answer 4 is not among the 4 options"),
     "a letter for an answer": ({"har": [{**ITEM, "answer": "A"}]}, "field 'answer' is missing or of another type"),
+    "no explanation": ({"har": [{k: v for k, v in ITEM.items() if k != "explanation"}]}, "field 'explanation' is miss"),
     "a true answer": ({"har": [{**ITEM, "answer": True}]}, "field 'answer' is missing or of another type"),
     "choices are a text": ({"har": [{**ITEM, "choices": "ab"}]}, "field 'choices' is missing or of another type"),
     "null probabilities": ({"har": [{**ITEM, "probs": None}]}, "field 'probs' is missing or of another type"),
@@ -103,6 +104,18 @@ def test_a_folder_without_arms_is_refused(tmp_path):
         read_release(tmp_path / "gone")
     with pytest.raises(UserError, match="make it with `jaxift import-release`"):
         read_imported(tmp_path, "law")
+
+
+def test_whole_numbers_are_probabilities_too(tmp_path):
+    sure = {**ITEM, "probs": [0, 1, 0, 0], "pred_prob": 1}
+    write_imported(read_release(write(tmp_path / "theirs", har=[sure])), tmp_path / "ours")
+    assert read_imported(tmp_path / "ours", "law")["HAR"][0]["pred_prob"] == 1.0
+
+
+def test_imported_arms_smaller_than_the_minimum_are_refused(tmp_path):
+    write_imported(read_release(write(tmp_path / "theirs")), tmp_path / "ours")
+    with pytest.raises(UserError, match=r"2 needed; lower build.minimum \(the largest size is 1\)"):
+        arms(tmp_path, study(tmp_path, "ours", minimum=2))
 
 
 def test_arms_that_the_release_cannot_serve_are_refused(tmp_path):

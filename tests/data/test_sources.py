@@ -489,6 +489,12 @@ def test_shared_and_repeated_training_questions_are_dropped_where_asked(tmp_path
     assert "train has questions that are also in ood (1, e.g. c), and are also in dev (1, e.g. d)" in message
 
 
+def test_a_pool_of_which_nothing_is_left_is_refused(tmp_path):
+    whole = domain(tmp_path, train=[row(id="a", question="Which in homo?")]).model_copy(update={"overlap": "drop"})
+    message = refusal(read_domain, whole, str(tmp_path))
+    assert "colours: no training question is left; all are also in homo (1, e.g. a)" in message
+
+
 def test_each_header_needs_its_demonstrations(tmp_path):
     rows = [row(id=f"{n}", question=f"Which {n}?", subject="virology") for n in range(3)]
     whole = domain(tmp_path, ood=rows)

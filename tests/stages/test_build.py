@@ -424,10 +424,14 @@ def test_the_first_items_are_drawn_where_asked(tmp_path):
     assert [item["id"] for item in made] == [row["id"] for row in qualifying(rows, 0.5)["INC"][:10]]
 
 
+OPTIONS = ["adenine", "thymine", "cytosine", "Foo bar"]
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
         ("The answer is D. Because", "The answer is C. Because"),
+        ("The answer is B because", "The answer is A because"),
         ("Options B and C are incorrect", "Options A and B are incorrect"),
         ("Option A, B and D", "Option D, A and C"),
         ("Answer- A. 0.01", "Answer- D. 0.01"),
@@ -435,21 +439,33 @@ def test_the_first_items_are_drawn_where_asked(tmp_path):
         ("Ans. is 'c' i.e.", "Ans. is 'b' i.e."),
         ("Ans. d. Hamate", "Ans. c. Hamate"),
         ("Answer DThyrotoxic", "Answer CThyrotoxic"),
-        ("So (C) holds", "So (B) holds"),
+        ("So (C) cytosine, or Foo bar (D)", "So (B) cytosine, or Foo bar (C)"),
         ("D is correct. A and B are wrong.", "C is correct. D and A are wrong."),
-        ("The answer is a good one, an option for I", "The answer is a good one, an option for I"),
-        ("Vitamin C and hepatitis B", "Vitamin C and hepatitis B"),
-        ("The answer to DNA's option", "The answer to DNA's option"),
+        # what is no letter of an option
+        ("The answer is a good one, an option for I", ...),
+        ("Vitamin C and hepatitis B", ...),
+        ("The answer to DNA's option", ...),
+        ('The answer is "A feasible land programme"', ...),
+        ("The answer is B cells", ...),
+        ("Guanine (A) pairs, vitamin (C) does not", ...),
     ],
 )
 def test_letters_of_options_follow_them(text, expected):
-    assert relettered(text, [1, 2, 3, 0]) == expected
-    assert relettered(text, [0, 1, 2, 3]) == text
+    assert relettered(text, [1, 2, 3, 0], OPTIONS) == (text if expected is ... else expected)
+    assert relettered(text, [0, 1, 2, 3], OPTIONS) == text
 
 
 def test_letters_that_may_name_no_option_are_counted():
-    assert bare_letters("Vitamin C is not it, nor is hepatitis B; A is.", 4) == 2
-    assert bare_letters("The answer is C. Option B is not.", 4) == 0
+    assert bare_letters("Vitamin C is not it, nor is hepatitis B; A is.", OPTIONS) == 2
+    assert bare_letters("The answer is C. Option B is not. Vitamin (D) helps.", OPTIONS) == 1
+
+
+def test_a_context_follows_its_options_too(tmp_path):
+    rows = probed(np.random.default_rng(1), 200)
+    arms = ("HAR", "INC", "INC+context+shuffled")
+    made, _ = explained(tmp_path, rows, written_for(rows), arms, context="explanation")
+    for item in made["INC+context+shuffled"]:
+        assert f"Since {item['id']}, the answer is {LETTERS[item['gold']]}.\n\nQ " in item["prompt"]
 
 
 @pytest.mark.parametrize(
