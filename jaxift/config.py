@@ -76,6 +76,11 @@ class DomainConfig(Frozen):
     repeats: Literal["keep", "drop"] = "keep"
     """What becomes of training questions that stand there before under another id; the paper's release keeps them."""
 
+    @property
+    def called(self) -> str:
+        """How prompts call the domain."""
+        return self.words or self.name
+
 
 class ModelConfig(Frozen):
     """The base model."""

@@ -8,9 +8,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from jaxift.config import BASE, TEST_SETS, Cell, DomainConfig
+from jaxift.config import BASE, Cell, DomainConfig
 from jaxift.data.prompts import STYLES, continuations, instruction_prompt, probe_prompt, response
-from jaxift.data.questions import Question, demonstrations
+from jaxift.data.questions import Question
 from jaxift.data.tokenizer import Tokenizer
 from jaxift.intervention.general import read_general
 from jaxift.intervention.pools import base_explains, imported_pools
@@ -126,13 +126,11 @@ class _Counter:
 
     def probe(self, domain: DomainConfig) -> Line:
         settings, questions = self.config.probe, self.units.questions(domain.name)
-        words, template = domain.words or domain.name, STYLES[self.style].probe
+        template, shown = STYLES[self.style].probe, questions.shown(settings.shots, settings.demonstration_seed)
 
         def text(question: Question) -> str:
-            dev = [each for each in questions["dev"] if each.header == question.header]
-            shown = demonstrations(dev, settings.shots, settings.demonstration_seed)
             longest = max(continuations(template, question, settings.formulation), key=len)
-            return probe_prompt(self.style, words, shown, question) + longest
+            return probe_prompt(self.style, domain.called, shown.get(question.header, ()), question) + longest
 
         pool = questions["train"]  # none where arms are imported
         turned = (
@@ -140,7 +138,7 @@ class _Counter:
         )
         options = sum(len(question.options) for question in pool) / max(len(pool), 1)
         asked = round(settings.draws * (len(pool) + turned * (options - 1)))
-        tested = [question for test_set in TEST_SETS for question in questions[test_set]]
+        tested = questions.tested
         tokens = asked * self._mean(pool, text) + len(tested) * self._mean(tested, text)
         return Line("probe", domain.name, 1, f"{asked + len(tested):,} prompts", round(tokens))
 
@@ -153,12 +151,11 @@ class _Counter:
         tune, general = self.config.tune, self.config.build.general
         size, known = self._size(domain)
         share = general.share if general else 0.0
-        words, wrapper = domain.words or domain.name, self.units.wrapper
-        form = self.config.build.response_format
+        wrapper, form = self.units.wrapper, self.config.build.response_format
 
         def text(question: Question) -> str:
             explanation = question.explanation if self.config.build.explanations else ""
-            prompt = instruction_prompt(self.style, words, question, wrapper=wrapper)
+            prompt = instruction_prompt(self.style, domain.called, question, wrapper=wrapper)
             return prompt + response(self.style, question, question.answer, form, explanation)
 
         tokens = size * self._mean(self._pool(domain), text)
@@ -172,10 +169,9 @@ class _Counter:
         return steps, Line("tune", domain.name, cells, work, round(tokens * tune.epochs), note)
 
     def evaluate(self, domain: DomainConfig, cells: int) -> Line:
-        questions, words = self.units.questions(domain.name), domain.words or domain.name
-        tested = [question for test_set in TEST_SETS for question in questions[test_set]]
+        tested, wrapper = self.units.questions(domain.name).tested, self.units.wrapper
         mean = self._mean(
-            tested, lambda question: instruction_prompt(self.style, words, question, wrapper=self.units.wrapper)
+            tested, lambda question: instruction_prompt(self.style, domain.called, question, wrapper=wrapper)
         )
         return Line("evaluate", domain.name, cells, f"{len(tested):,} prompts", round(len(tested) * mean))
 

@@ -167,15 +167,13 @@ class Units:
 
     def _asked_key(self, cell: Cell, domain: DomainConfig) -> str:
         """What evaluation asks of the test questions: their explanations and contexts only where they are shown."""
-        from jaxift.stages.evaluate import tested_context
+        from jaxift.stages.evaluate import context_shown
 
-        questions = self.questions(domain.name)
         plain = {"explanation": "", "context": ""}
         return digest(
             [
-                [tested_context(self.config, cell, each), *dataclasses.astuple(dataclasses.replace(each, **plain))]
-                for test_set in TEST_SETS
-                for each in questions[test_set]
+                [context_shown(self.config, cell, each), *dataclasses.astuple(dataclasses.replace(each, **plain))]
+                for each in self.questions(domain.name).tested
             ]
         )
 
@@ -186,10 +184,11 @@ class Units:
     def _probe_unit(self, domain: DomainConfig) -> Unit:
         from jaxift.stages.probe import probe
 
+        settings = {"probe": self.config.probe.model_dump(mode="json", exclude={"threshold", "chat"})}
         inputs = {
             "the model": self._model_key,
             "the questions": self._questions_key(domain, ("dev", "train", *TEST_SETS)),
-            "probe": self.config.probe.model_dump(exclude={"threshold", "chat"}),
+            "probe": settings["probe"],
             "words": domain.words,
         }
         parts = f"probe/{domain.name}/parts"
@@ -198,7 +197,6 @@ class Units:
             questions, key = self.questions(domain.name), unit.key
             return probe(self.config, self.run, domain, questions, self.model, key, parts, advance)
 
-        settings = {"probe": self.config.probe.model_dump(mode="json", exclude={"threshold", "chat"})}
         unit = Unit("probe", f"probe/{domain.name}", inputs, work, parts, settings)
         return unit
 
@@ -209,11 +207,11 @@ class Units:
         self.run.outputs(f"probe/{domain.name}")
         rows = self.run.read_rows(f"probe/{domain.name}/train.parquet")
         asked = wanted(rows, self.config.probe.threshold, self.config.build)
-        words = domain.words or domain.name
         inputs = {
             "the model": self._model_key,
             "what is asked": [
-                [each.row["id"], each.answer, explanation_prompt(words, each.row, each.answer)] for each in asked
+                [each.row["id"], each.answer, explanation_prompt(domain.called, each.row, each.answer)]
+                for each in asked
             ],
             "build.explain": self.config.build.explain.model_dump(),
         }
@@ -253,10 +251,10 @@ class Units:
     def _tune_unit(self, cell: Cell) -> Unit:
         from jaxift.stages.tune import tune_cell
 
-        arms = f"arms/{cell.domain}/s{cell.seed}"
+        settings = {"tune": self.config.tune.model_dump(mode="json", exclude={"checkpoint_every"})}
         inputs = {
-            "the arm": (self.run.manifest(arms) or {"files": {}})["files"].get(f"{arms}/{cell.arm}.jsonl"),
-            "tune": self.config.tune.model_dump(exclude={"checkpoint_every"}),
+            "the arm": self._arm_key(cell),
+            "tune": settings["tune"],
             "the model": self._model_key,
             "seed": cell.seed,
         }
@@ -264,7 +262,6 @@ class Units:
         def work(advance: Advance) -> Made:
             return tune_cell(self.config, self.run, cell, self.model, advance)
 
-        settings = {"tune": self.config.tune.model_dump(mode="json", exclude={"checkpoint_every"})}
         return Unit("tune", f"cells/{cell.id}/tune", inputs, work, settings=settings)
 
     def _evaluate_unit(self, cell: Cell) -> Unit:
@@ -293,55 +290,56 @@ class Units:
         unit = Unit("evaluate", f"cells/{cell.id}/evaluate", inputs, work, parts, settings)
         return unit
 
+    def _arm_key(self, cell: Cell) -> str | None:
+        """Hash of the file of a cell's arm, as it was built last."""
+        folder = f"arms/{cell.domain}/s{cell.seed}"
+        return (self.run.manifest(folder) or {"files": {}})["files"].get(f"{folder}/{cell.arm}.jsonl")
+
     def _is_current(self, cell: Cell) -> bool:
         """Whether a cell's scores were made with the present settings and of what is there, as far as the run tells.
 
         Neither model nor questions are asked: a run may have been copied from elsewhere.
         """
-        probed = f"probe/{cell.domain}"
-        made_of = {f"cells/{cell.id}/evaluate": {}, probed: {}}
-        if cell.arm == BASE:
-            made_of[f"cells/{cell.id}/evaluate"] = {"the model": (probed, "the model")}
-        else:
-            arms, tuned = f"arms/{cell.domain}/s{cell.seed}", f"cells/{cell.id}/tune"
-            made_of |= {arms: {"the probe": probed}, tuned: {"the model": (probed, "the model")}}
-            made_of[f"cells/{cell.id}/evaluate"] = {"the model": tuned}
-        found = {unit: self.run.manifest(unit) for unit in made_of}
-        if found[f"cells/{cell.id}/evaluate"] is None:
+        probe, arms = f"probe/{cell.domain}", f"arms/{cell.domain}/s{cell.seed}"
+        tune, scores = f"cells/{cell.id}/tune", f"cells/{cell.id}/evaluate"
+        if self.run.manifest(scores) is None:
             return False
-        for unit, manifest in found.items():
-            if manifest is None:
-                continue  # a part of a run: what is not there tells nothing
-            if not self._agrees(manifest.get("settings", {}), cell.domain):
-                return False
-            for name, source in made_of[unit].items():
-                if not self._came_of(manifest, name, source):
-                    return False
-        return cell.arm == BASE or self._has_arm(cell)
+        if cell.arm == BASE:
+            units, came_of = (probe, scores), [(scores, "the model", self._input(probe, "the model"))]
+        else:
+            arm = self._arm_key(cell)
+            units = (probe, arms, tune, scores)
+            came_of = [
+                (arms, "the probe", self._made(probe)),
+                (tune, "the arm", arm and digest(arm)),
+                (tune, "the model", self._input(probe, "the model")),
+                (scores, "the model", self._made(tune)),
+            ]
+        return all(self._agrees(unit, cell.domain) for unit in units) and all(
+            now is None or self._input(unit, name) in (None, now)  # what is not there tells nothing
+            for unit, name, now in came_of
+        )
 
-    def _has_arm(self, cell: Cell) -> bool:
-        """Whether a cell was tuned on its arm as it is now."""
-        folder = f"arms/{cell.domain}/s{cell.seed}"
-        tuned, arms = self.run.manifest(f"cells/{cell.id}/tune"), self.run.manifest(folder)
-        before = (tuned or {}).get("inputs", {}).get("the arm")
-        return arms is None or before in (None, digest(arms["files"].get(f"{folder}/{cell.arm}.jsonl")))
+    def _input(self, unit: str, name: str) -> str | None:
+        """Digest of an input of a finished unit, where there is one."""
+        return (self.run.manifest(unit) or {}).get("inputs", {}).get(name)
 
-    def _came_of(self, manifest: Mapping[str, Any], name: str, source: Any) -> bool:
-        """Whether an input of a unit is another unit's present output, or (unit, input) the same as its own input."""
-        before = manifest.get("inputs", {}).get(name)
-        other = self.run.manifest(source if isinstance(source, str) else source[0])
-        if before is None or other is None:
-            return True
-        if isinstance(source, str):
-            return before == digest(self.run.outputs(source))
-        return other.get("inputs", {}).get(source[1], before) == before
+    def _made(self, unit: str) -> str | None:
+        """Digest that a finished unit has as another's input, where there is one."""
+        return digest(self.run.outputs(unit)) if self.run.manifest(unit) else None
 
-    def _agrees(self, settings: Mapping[str, Mapping[str, Any]], domain: str) -> bool:
-        """Whether settings by section, as a unit recorded them, are the present ones; newer ones it could not know."""
-        present = {**self.config.model_dump(mode="json"), "domain": self.domain(domain).model_dump(mode="json")}
+    @functools.cached_property
+    def _present(self) -> dict[str, Any]:
+        """The present settings by section, as units record them."""
+        return self.config.model_dump(mode="json")
+
+    def _agrees(self, unit: str, domain: str) -> bool:
+        """Whether the settings that a unit recorded are the present ones; newer ones it could not know."""
+        present = {**self._present, "domain": {"words": self.domain(domain).words}}
+        recorded = (self.run.manifest(unit) or {}).get("settings", {})
         return all(
             present[section].get(name, value) == value
-            for section, known in settings.items()
+            for section, known in recorded.items()
             for name, value in known.items()
         )
 

@@ -10,7 +10,7 @@ from etils import epath
 from jaxift.config import SPLITS, TEST_SETS, DomainConfig
 from jaxift.data import mmlu, xiezhi
 from jaxift.data.fields import kept, question_of, writable
-from jaxift.data.questions import Fingerprint, Question, fingerprint
+from jaxift.data.questions import Fingerprint, Question, demonstrations, fingerprint
 from jaxift.data.tables import jsonl_rows, source_rows
 from jaxift.errors import UserError
 from jaxift.source_config import QuestionSource
@@ -23,6 +23,17 @@ class DomainQuestions:
 
     splits: dict[str, list[Question]]
     overlap: dict[str, dict[str, int]]
+
+    @property
+    def tested(self) -> list[Question]:
+        """The questions of all test sets, one set after another."""
+        return [question for test_set in TEST_SETS for question in self.splits[test_set]]
+
+    def shown(self, shots: int, seed: int) -> dict[str, tuple[Question, ...]]:
+        """The demonstrations of a seed by header: a question is shown those that have its own."""
+        headers = dict.fromkeys(question.header for question in self.splits["dev"])
+        own = {header: [each for each in self.splits["dev"] if each.header == header] for header in headers}
+        return {header: demonstrations(members, shots, seed) for header, members in own.items()}
 
     def __getitem__(self, split: str) -> list[Question]:
         """The questions of a split."""

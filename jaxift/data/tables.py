@@ -116,7 +116,7 @@ def _datasets(source: QuestionSource, path: epath.Path) -> Iterator[Row]:
             )
     except Exception as error:  # of many kinds: the Hub's, the file readers', and bare ones of datasets
         raise UserError(
-            f"{source.path}: split {source.split} cannot be read by datasets: {_one_line(error)}; check path, subset, "
+            f"{source.path}: split {source.split} cannot be read by datasets: {_told(error)}; check path, subset, "
             "split and --data-dir"
         ) from None
     return iter(found)
@@ -133,14 +133,15 @@ def _tfds(source: QuestionSource, data_dir: str) -> Iterator[Row]:
         found = builder.as_data_source(split=source.split)
     except Exception as error:  # of many kinds: not found, not prepared, another file format
         raise UserError(
-            f"{source.path}: split {source.split} cannot be read by tensorflow-datasets: {_one_line(error)}; "
+            f"{source.path}: split {source.split} cannot be read by tensorflow-datasets: {_told(error)}; "
             "prepare it with file_format array_record, and check name and split"
         ) from None
     return (_plain(row) for row in found)
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+def _told(error: Exception) -> str:
+    """What an error of another package says, which can be pages or nothing."""
+    return str(error)[:200] or type(error).__name__
 
 
 def _plain(value: Any) -> Any:

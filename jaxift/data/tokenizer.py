@@ -77,7 +77,7 @@ class Tokenizer:
         try:
             text = str(self.backend.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
         except Exception as error:  # no template, or one that fails: of many kinds
-            told = " ".join(str(error).split())[:200]
+            told = str(error)[:200]
             raise UserError(f"the tokenizer's chat template cannot be used: {told}; set probe.chat to study") from None
         if text.count("{prompt}") != 1:
             raise UserError("the tokenizer's chat template changes the user's turn; set probe.chat to study")

@@ -58,9 +58,13 @@ def pools(rows: Sequence[Row], threshold: float, build: BuildConfig, written: Wr
 
 
 def imported_pools(rows: Mapping[str, Sequence[Row]], build: BuildConfig) -> Pools:
-    """The items of imported arms, all of them whatever the threshold; what the base wrote is part of its rows."""
-    written = {(row["id"], row["pred"]): row["own_explanation"] for row in rows["INC"]}
-    return pools([*rows["HAR"], *rows["INC"]], 0.0, build, written)
+    """The items of imported arms, all of them whatever the threshold."""
+    return pools([*rows["HAR"], *rows["INC"]], 0.0, build, imported_texts(rows))
+
+
+def imported_texts(rows: Mapping[str, Sequence[Row]]) -> Written:
+    """What the base model wrote of its own answers in imported arms."""
+    return {(row["id"], row["pred"]): row["own_explanation"] for row in rows["INC"]}
 
 
 def unfit(row: Row, arm: Arm, build: BuildConfig, written: Written) -> str:
@@ -107,8 +111,7 @@ def author(arm: Arm, build: BuildConfig, true: bool) -> Author:
 def base_explains(build: BuildConfig) -> bool:
     """Whether an arm needs explanations by the base model; imported arms bring theirs."""
     arms = () if build.released else build.parsed
-    wrong = {arm: arm.kind not in ("HAR", "INC") for arm in arms}
-    return any(author(arm, build, true) == "base" for arm in arms for true in {True, not wrong[arm]})
+    return any(author(arm, build, arm.kind in ("HAR", "INC")) == "base" for arm in arms)
 
 
 def random_wrong(row: Row) -> int:

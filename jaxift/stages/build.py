@@ -13,7 +13,7 @@ from jaxift.intervention.arms import Drawn, Item, Words, arm_items
 from jaxift.intervention.explanations import texts
 from jaxift.intervention.facts import arm_facts, distances
 from jaxift.intervention.general import draw_general, interleave, read_general
-from jaxift.intervention.pools import Pools, Row, Written, draw, imported_pools, pools
+from jaxift.intervention.pools import Pools, Row, Written, draw, imported_pools, imported_texts, pools
 
 
 def build(
@@ -27,7 +27,7 @@ def build(
     """
     found = _released(config, domain, seed) if config.build.released else _probed(config, run, domain, seed)
     drawn, written, facts = found
-    words = Words(domain.words or domain.name, wrapper, written)
+    words = Words(domain.called, wrapper, written)
     made = {arm.name: arm_items(config, arm, drawn, words) for arm in config.build.parsed}
     [size] = {len(items) for items in made.values()}
     cap = config.build.cap
@@ -87,8 +87,6 @@ def _told(qualified: Pools) -> str:
 def _released(config: StudyConfig, domain: DomainConfig, seed: int) -> tuple[Drawn, Written, dict[str, Any]]:
     """The rows of imported arms as they are: nothing is drawn."""
     found = read_imported(epath.Path(config.data_dir) / config.build.released, domain.name)
-    written = {(row["id"], row["pred"]): row["own_explanation"] for row in found["INC"]}
-    rows = [*found["HAR"], *found["INC"]]
     qualified = imported_pools(found, config.build)
     for pool, reasons in qualified.left_out.items():
         if reasons:
@@ -98,10 +96,14 @@ def _released(config: StudyConfig, domain: DomainConfig, seed: int) -> tuple[Dra
             )
     size = _size(config, domain, qualified)
     drawn: dict[Pool, list[Row]] = {pool: members[:size] for pool, members in qualified.rows.items()}
-    drawn["ALL"] = draw(rows, size, seed, "ALL")
+    drawn["ALL"] = draw(qualified.rows["ALL"], size, seed, "ALL")
     counts = {pool: len(members) for pool, members in qualified.rows.items()}
-    facts = {"qualifying": {**counts, "probed": len(rows)}, "left_out": {}, "made_from": {"released": digest(rows)}}
-    return Drawn(drawn, found["HAR"], seed), written, facts
+    facts = {
+        "qualifying": {**counts, "probed": counts["ALL"]},
+        "left_out": {},
+        "made_from": {"released": digest(found)},
+    }
+    return Drawn(drawn, qualified.rows["HAR"], seed), imported_texts(found), facts
 
 
 def _general(config: StudyConfig, size: int, seed: int, wrapper: str) -> list[Item]:

@@ -47,7 +47,7 @@ def evaluate(
         model,
         [question for _, question in asked],
         lambda question: instruction_prompt(
-            style, domain.words or domain.name, question, tested_context(config, cell, question), wrapper
+            style, domain.called, question, context_shown(config, cell, question), wrapper
         ),
         STYLES[style].instruction,
         config.probe,
@@ -64,7 +64,7 @@ def evaluate(
     return files
 
 
-def tested_context(config: StudyConfig, cell: Cell, question: Question) -> str:
+def context_shown(config: StudyConfig, cell: Cell, question: Question) -> str:
     """The context before a tested question: none, unless the study asks contextualised cells with theirs."""
     if cell.arm == BASE or config.build.context_when == "training" or not parse_arm(cell.arm).has("context"):
         return ""

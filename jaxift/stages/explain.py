@@ -46,7 +46,7 @@ def explain(
 
 
 def _written(config: StudyConfig, domain: DomainConfig, model: LanguageModel, asked: Sequence[Wanted]) -> list[Row]:
-    settings, words = config.build.explain, domain.words or domain.name
+    settings, words = config.build.explain, domain.called
     prompts = [explanation_prompt(words, each.row, each.answer) for each in asked]
     room = model.config.max_positions - settings.max_new_tokens
     fits = [len(model.tokenizer.encode(prompt)) <= room for prompt in prompts]

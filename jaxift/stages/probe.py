@@ -2,7 +2,7 @@
 
 import functools
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,10 +10,10 @@ import numpy as np
 from jaxift.artifacts import RunDirectory
 from jaxift.config import TEST_SETS, DomainConfig, ProbeConfig, StudyConfig
 from jaxift.data.prompts import STYLES, continuations, probe_prompt
-from jaxift.data.questions import Question, demonstrations
+from jaxift.data.questions import Question
 from jaxift.data.sources import DomainQuestions
 from jaxift.models.weights import LanguageModel
-from jaxift.scoring.belief import believe, corrected, knowledge, place_prior, readings
+from jaxift.scoring.belief import Prompt, believe, corrected, knowledge, place_prior, readings
 from jaxift.scoring.engine import Progress
 from jaxift.scoring.store import unit_store
 
@@ -39,8 +39,7 @@ def probe(
     interrupted probe of the same `key` goes on from what is in the folder `parts`, which the caller removes.
     """
     settings = config.probe
-    words = domain.words or domain.name
-    prompts = [_prompt(settings, words, questions, draw) for draw in range(settings.draws)]
+    prompts = [_prompt(settings, domain.called, questions, draw) for draw in range(settings.draws)]
     read = functools.partial(readings, model, template=STYLES[settings.prompt].probe, probe=settings)
     read = functools.partial(read, batch_tokens=config.batch_tokens, progress=progress)
 
@@ -49,9 +48,8 @@ def probe(
     store = unit_store(run.path(f"{parts}/train"), key, model.mesh.shape)
     found = read(questions=pool, prompt=prompts, rotations=turned, store=store) if pool else []
     priors = _priors(pool, found, turned) if settings.prior_questions else {}
-    tested = [question for test_set in TEST_SETS for question in questions[test_set]]
     store = unit_store(run.path(f"{parts}/tests"), key, model.mesh.shape)
-    answers = iter(read(questions=tested, prompt=prompts[0], store=store))
+    answers = iter(read(questions=questions.tested, prompt=prompts[0], store=store))
 
     rows: dict[str, list[Row]] = {"train": _pool_rows(settings, pool, found, turned, priors)} if pool else {}
     for test_set in TEST_SETS:
@@ -65,24 +63,22 @@ def probe(
         "overlap": questions.overlap,
         "place_prior": {str(k): prior.tolist() for k, prior in priors.items()},
         "tokenizer": model.tokenizer.describe(),
-        "answer_tokens": _answer_tokens(config, model, prompts[0](tested[0]), tested[0]),
+        "answer_tokens": _answer_tokens(settings, model, prompts[0], questions.tested[0]),
     }
 
 
-def _prompt(settings: ProbeConfig, words: str, questions: DomainQuestions, draw: int) -> Callable[[Question], str]:
-    """How a question is asked with a draw of demonstrations: those that have the header of its own."""
-    by_header: dict[str, list[Question]] = {}
-    for question in questions["dev"]:
-        by_header.setdefault(question.header, []).append(question)
-    seed = settings.demonstration_seed + draw
-    shown = {header: demonstrations(dev, settings.shots, seed) for header, dev in by_header.items()}
+def _prompt(settings: ProbeConfig, words: str, questions: DomainQuestions, draw: int) -> Prompt:
+    """How a question is asked with a draw of demonstrations."""
+    shown = questions.shown(settings.shots, settings.demonstration_seed + draw)
     return lambda question: probe_prompt(settings.prompt, words, shown.get(question.header, ()), question)
 
 
-def _answer_tokens(config: StudyConfig, model: LanguageModel, prompt: str, question: Question) -> dict[str, list[str]]:
+def _answer_tokens(
+    settings: ProbeConfig, model: LanguageModel, prompt: Prompt, question: Question
+) -> dict[str, list[str]]:
     """The tokens by which options are read, of one question as an example."""
-    texts = continuations(STYLES[config.probe.prompt].probe, question, config.probe.formulation)
-    pairs = model.tokenizer.encode_pairs([(prompt, text) for text in texts])
+    texts = continuations(STYLES[settings.prompt].probe, question, settings.formulation)
+    pairs = model.tokenizer.encode_pairs([(prompt(question), text) for text in texts])
     return {
         text: [str(token) for token in model.tokenizer.backend.convert_ids_to_tokens(ids)]
         for text, (_, ids) in zip(texts, pairs, strict=True)
