@@ -31,7 +31,7 @@ from jaxift.models.flops import head_flops, pair_flops, token_flops
 from jaxift.scoring.engine import _layout
 from jaxift.scoring.filling import fill, prefill_arrays
 from jaxift.scoring.plan import Prefill, make_plan
-from jaxift.scoring.programs import compile_plan
+from jaxift.scoring.programs import Scored, compile_plan
 from jaxift.scoring.requests import TokenRequest
 from jaxift.scoring.tree import build_tree
 
@@ -90,7 +90,7 @@ def _step(model: Any, prefix: int, item: int, dtype: np.dtype) -> tuple[Callable
         for _ in range(64)
     ]
     plan = make_plan(build_tree(asked), _layout(config, model.mesh, None))
-    programs = compile_plan(model.decoder, plan, model.mesh, dtype)
+    programs = compile_plan(Scored.of(model.decoder, model.mesh), plan, dtype)
     step = next(piece for piece in plan.work if not isinstance(piece, Prefill))
     filled = fill(plan, step)
     with jax.set_mesh(model.mesh):

@@ -100,6 +100,8 @@ class ModelConfig(Frozen):
 class MeshConfig(Frozen):
     """How many devices each mesh axis has."""
 
+    cell: Count = 1
+    """Models of a stack that is tuned and evaluated in one program; where there is one model, rows of a batch."""
     data: Count = 1
     """Rows of a batch."""
     fsdp: Count = 1
@@ -191,8 +193,25 @@ class BuildConfig(Frozen):
         return tuple(parse_arm(name) for name in self.arms)
 
 
+class ChainPart(Frozen):
+    """One part of an optimizer: a function of optax, by its name, and what it is called with."""
+
+    name: str
+    options: dict[str, float | bool | str] = {}
+
+
+class LoraConfig(Frozen):
+    """Low-rank adapters (Hu et al. 2021) that are tuned instead of the weights."""
+
+    rank: Count = 16
+    alpha: Positive = 32.0
+    """The adapters' product is multiplied with alpha / rank."""
+    targets: tuple[Literal["q", "k", "v", "o", "gate", "up", "down"], ...] = ("q", "k", "v", "o", "gate", "up", "down")
+    """Which of each layer's matrices have one."""
+
+
 class TuneConfig(Frozen):
-    """Full fine-tuning; the defaults are the paper's for LLaMA-2."""
+    """Fine-tuning, of all weights unless `lora` says otherwise; the defaults are the paper's for LLaMA-2."""
 
     learning_rate: Positive = 2e-5
     """Peak of the schedule."""
@@ -205,16 +224,44 @@ class TuneConfig(Frozen):
     beta1: Share = 0.9
     beta2: Share = 0.999
     epsilon: Positive = 1e-8
+    chain: tuple[ChainPart, ...] = ()
+    """Another optimizer than AdamW, such as [{name: sgd, options: {momentum: 0.9}}]; the learning rate is that of the
+    schedule, and clipping stays before it."""
     clip_norm: Positive = 1.0
     """Largest global gradient norm."""
     max_length: Count = 2048
     """Longest example in tokens."""
     too_long: Literal["refuse", "truncate"] = "refuse"
     """What becomes of longer ones; truncate cuts them at the end, as the paper's trainer did."""
-    checkpoint_every: Annotated[int, Field(ge=0)] = 0
-    """Optimizer steps between resumable checkpoints; 0 saves the end alone."""
-    remat: bool = False
-    """Recompute activations in the backward pass: less memory, a third more time."""
+    lora: LoraConfig | None = None
+    kl: NonNegative = 0.0
+    """Weight of the divergence KL(tuned || base) at the response tokens, in nats beside the cross-entropy."""
+    mask_perplexity: Positive | None = None
+    """Response tokens that the base model finds more perplexing than this are not learned."""
+    skip_spikes: NonNegative = 0.0
+    """Leave out a step whose loss is so many times the mean of those before it; 0 leaves out none."""
+    packing: bool = True
+    """Put several examples into a row, each attending to itself alone: the same numbers, less padding."""
+    micro_tokens: Count | None = None
+    """Tokens of one model that go through a device at once; a step's gradients are summed over as many parts as it
+    needs. By default what suits the device."""
+    remat: Literal["none", "dots", "full"] = "none"
+    """What the backward pass recomputes: nothing, all but products with weights, or whole layers (a third more time)."""
+    checkpoint_every: Annotated[int, Field(ge=0)] | None = None
+    """Optimizer steps between resumable checkpoints; 0 saves the end alone. By default about ten minutes' worth."""
+    keep: Count = 2
+    """Resumable checkpoints that are kept while a cell is tuned."""
+    export: bool = False
+    """Also write what was tuned as others read it, in cells/ID/model: a Hugging Face folder, or with lora the adapter in
+    PEFT's layout."""
+    tensorboard: bool = False
+    """Also write the metrics for TensorBoard, in tensorboard/ID."""
+    wandb: str = ""
+    """Also log the metrics to Weights & Biases, a run a cell, in the project of this name (install jaxift[wandb])."""
+
+
+ON_THE_WAY = {"checkpoint_every", "keep", "micro_tokens", "packing", "remat", "tensorboard", "wandb"}
+"""Settings of tuning that change nothing of what comes out, up to rounding."""
 
 
 class AnalyzeConfig(Frozen):
@@ -243,6 +290,8 @@ class StudyConfig(Frozen):
     build: BuildConfig = BuildConfig()
     tune: TuneConfig = TuneConfig()
     analyze: AnalyzeConfig = AnalyzeConfig()
+    memory_per_device: Positive | None = None
+    """GiB that tuning may take on each device; by default what the device says it has, on CPU half of the RAM."""
     batch_tokens: Count | None = None
     """Tokens a forward pass when scoring; by default what suits the devices."""
 

@@ -9,7 +9,8 @@ from jaxift.artifacts import STUDY_FILE, RunDirectory, versions
 from jaxift.config import Cell, StudyConfig, dump_study
 from jaxift.console import Reporter
 from jaxift.errors import UserError
-from jaxift.units import MODEL_STAGES, STAGES, Units, cells
+from jaxift.units import CELL_STAGES, MODEL_STAGES, STAGES, Units, cells
+from jaxift.wave_runner import WaveRunner, told
 
 
 class Study:
@@ -41,8 +42,14 @@ class Study:
             for stage in STAGES[: STAGES.index(stages[0])]:
                 self._require(stage)
             self.run.write_text(STUDY_FILE, dump_study(self.config))
+        runner = WaveRunner(self.config, self.run, self.units, reporter)
         for stage in stages:
-            self._execute(stage, reporter)
+            if stage not in CELL_STAGES:
+                self._execute(stage, reporter)
+            elif stage == next(each for each in stages if each in CELL_STAGES):
+                runner.execute([each for each in stages if each in CELL_STAGES], self.cells)
+        if runner.failures:
+            raise told(runner.failures)
         if tuple(stages) == STAGES and self.whole:
             self._write_manifest()
 
@@ -63,7 +70,9 @@ class Study:
             for unit, state in zip(units, states, strict=True):
                 if state == "done":
                     continue
-                with reporter.unit(stage, unit.name, state):
+                reporter.reason(stage, unit.name, state)
+                with reporter.unit(stage, unit.name):
+                    assert unit.work is not None
                     self.run.discard(unit.name)
                     files, facts = unit.work(reporter.advance)
                     self.run.finish(unit.name, unit.key, files, inputs=unit.digests, settings=unit.settings, **facts)

@@ -8,7 +8,7 @@ from typing import Any
 from etils import epath
 
 from jaxift.artifacts import RunDirectory, digest
-from jaxift.config import BASE, TEST_SETS, Cell, DomainConfig, StudyConfig
+from jaxift.config import BASE, ON_THE_WAY, TEST_SETS, Cell, DomainConfig, StudyConfig
 from jaxift.data.release import read_imported
 from jaxift.data.sources import DomainQuestions, check_demonstrations, read_domain
 from jaxift.errors import UserError
@@ -21,8 +21,10 @@ from jaxift.stages.report import report
 STAGES = ("probe", "explain", "build", "tune", "evaluate", "analyze", "report")
 # Analyze and report take what they find in the run directory: a part of a study, or a run copied from elsewhere.
 MODEL_STAGES = STAGES[:5]
+# Done for each cell, several cells at a time.
+CELL_STAGES = ("tune", "evaluate")
 # Raised when a stage's numbers may change with the code alone; what was made before is stale then.
-STAGE_VERSIONS = {"probe": 5, "explain": 1, "build": 3, "tune": 4, "evaluate": 5, "analyze": 3, "report": 3}
+STAGE_VERSIONS = {"probe": 5, "explain": 1, "build": 3, "tune": 5, "evaluate": 5, "analyze": 3, "report": 3}
 
 Made = tuple[list[str], dict[str, Any]]
 Advance = Callable[[int, int], None]
@@ -30,16 +32,20 @@ Advance = Callable[[int, int], None]
 
 @dataclasses.dataclass(frozen=True)
 class Unit:
-    """The smallest piece of work that is done or not done; `inputs` is everything that goes into it, by name."""
+    """The smallest piece of work that is done or not done; `inputs` is everything that goes into it, by name.
+
+    Work on a `cell` has no `work` of its own: cells are tuned and evaluated several at a time.
+    """
 
     stage: str
     name: str
     inputs: Mapping[str, Any]
-    work: Callable[[Advance], Made]
+    work: Callable[[Advance], Made] | None
     parts: str = ""
     """Folder of what an interrupted one goes on from: of no use once it is done."""
     settings: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     """The configuration's sections that its result depends on, as they are kept beside it."""
+    cell: Cell | None = None
 
     @functools.cached_property
     def digests(self) -> dict[str, str]:
@@ -87,7 +93,7 @@ class Units:
             case "tune":
                 return [self._tune_unit(cell) for cell in chosen if cell.arm != BASE]
             case "evaluate":
-                return [self._evaluate_unit(cell) for cell in chosen]
+                return [self.evaluate_unit(cell) for cell in chosen]
             case "analyze":
                 return [self._analyze_unit()]
             case _:
@@ -106,7 +112,8 @@ class Units:
             settings.dtype,
             bos=settings.bos,
             seam=settings.seam,
-            param_dtype="float32",
+            # full fine-tuning keeps float32 master weights; what adapters stand beside is not tuned
+            param_dtype=None if self.config.tune.lora else "float32",
             max_positions=settings.max_positions,
         )
 
@@ -135,7 +142,9 @@ class Units:
 
     def check_inputs(self) -> None:
         """Refuses bad inputs before any work is done: the model folder, every domain's questions, other files."""
-        _ = self._model_key, self.wrapper, self._general_key
+        from jaxift.tuning.optimizers import optimizer
+
+        _ = self._model_key, self.wrapper, self._general_key, optimizer(self.config.tune)
         for domain in self._domains:
             self.questions(domain)
             self.imported(self._domains[domain])
@@ -249,24 +258,17 @@ class Units:
         return read_imported(self.data / released, domain.name) if released else {}
 
     def _tune_unit(self, cell: Cell) -> Unit:
-        from jaxift.stages.tune import tune_cell
-
-        settings = {"tune": self.config.tune.model_dump(mode="json", exclude={"checkpoint_every"})}
+        settings = {"tune": self.config.tune.model_dump(mode="json", exclude=ON_THE_WAY)}
         inputs = {
             "the arm": self._arm_key(cell),
             "tune": settings["tune"],
             "the model": self._model_key,
             "seed": cell.seed,
         }
+        return Unit("tune", f"cells/{cell.id}/tune", inputs, None, settings=settings, cell=cell)
 
-        def work(advance: Advance) -> Made:
-            return tune_cell(self.config, self.run, cell, self.model, advance)
-
-        return Unit("tune", f"cells/{cell.id}/tune", inputs, work, settings=settings)
-
-    def _evaluate_unit(self, cell: Cell) -> Unit:
-        from jaxift.stages.evaluate import evaluate
-
+    def evaluate_unit(self, cell: Cell) -> Unit:
+        """The evaluation of a cell, which is tuned already."""
         domain = self.domain(cell.domain)
         inputs = {
             "the model": self._model_key if cell.arm == BASE else self.run.outputs(f"cells/{cell.id}/tune"),
@@ -274,21 +276,11 @@ class Units:
             "probe": [self._read_out(), self.wrapper],
             "words": domain.words,
         }
-        parts = f"cells/{cell.id}/scores/parts"
-
-        def work(advance: Advance) -> Made:
-            questions = self.questions(cell.domain)
-            made = evaluate(
-                self.config, self.run, cell, domain, questions, self.model, unit.key, parts, self.wrapper, advance
-            )
-            return made, {}
-
         settings = {
             "probe": {**self._read_out(), "chat": self.config.probe.chat},
             "domain": {"words": domain.words},
         }
-        unit = Unit("evaluate", f"cells/{cell.id}/evaluate", inputs, work, parts, settings)
-        return unit
+        return Unit("evaluate", f"cells/{cell.id}/evaluate", inputs, None, settings=settings, cell=cell)
 
     def _arm_key(self, cell: Cell) -> str | None:
         """Hash of the file of a cell's arm, as it was built last."""

@@ -22,13 +22,15 @@ LAYERS = (
     ("tuning",),
     ("stages",),
     ("units",),
+    ("wave_progress",),
+    ("wave_runner",),
     ("study", "world", "model_commands", "score_command", "release_command", "lm_eval"),
     ("forecast",),
     ("cli",),
     ("__main__",),
 )
 # beside the layers: module -> who may import it
-ASIDE = {"console": ("console", "study", "cli", "__main__")}
+ASIDE = {"console": ("console", "wave_progress", "wave_runner", "study", "cli", "__main__")}
 # these stand in one layer, and do not know each other
 APART = set(
     itertools.permutations(("study", "world", "model_commands", "score_command", "release_command", "lm_eval"), 2)

@@ -12,12 +12,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 
 from jaxift.errors import UserError
-from jaxift.models.config import DecoderConfig
+from jaxift.models.config import DecoderConfig, LoraShape
+from jaxift.models.decoder import Decoder, abstract_decoder
 from jaxift.models.families import Path as ParameterPath
-from jaxift.models.families import Weight, weight_table
+from jaxift.models.families import Weight, parameter_path, weight_table
 from jaxift.models.files.safetensors_writer import PARTIAL, HostTensor, write_tensors
+from jaxift.models.layer import LoraParam
 from jaxift.models.weights import LanguageModel
 
 ADAPTER_FILE = "adapter_model.safetensors"
@@ -38,6 +41,39 @@ class Adapter:
 
 Adapters = Mapping[ParameterPath, Adapter]
 """Path of a weight in the decoder's state -> its adapter."""
+
+
+def adapted(model: LanguageModel, lora: LoraShape, seed: int) -> LanguageModel:
+    """The model with new adapters beside its matrices, which change nothing yet; its weights are shared, not copied."""
+    if model.config.lora is not None:
+        raise UserError("the model has adapters already; merge them first")
+    config = dataclasses.replace(model.config, lora=lora)
+    graph = nnx.graphdef(abstract_decoder(config, model.mesh))
+    return dataclasses.replace(
+        model, decoder=nnx.merge(graph, new_adapters(config, seed, model.mesh), nnx.state(model.decoder))
+    )
+
+
+def new_adapters(config: DecoderConfig, seed: int, mesh: Mesh) -> nnx.State:
+    """Adapters before the first update, drawn from `seed`, created in place on the mesh."""
+    with jax.set_mesh(mesh):
+        # what is not asked for of a decoder is not computed
+        return nnx.jit(lambda: nnx.state(Decoder(config, nnx.Rngs(params=seed)), LoraParam))()
+
+
+def without_adapters(model: LanguageModel) -> tuple[LanguageModel, Adapters, float]:
+    """The model that adapters were added to, the adapters by the path of what they change, and their scale."""
+    lora = model.config.lora
+    if lora is None:
+        raise UserError("the model has no adapters")
+    _, adapters, frozen = nnx.split(model.decoder, LoraParam, ...)
+    config = dataclasses.replace(model.config, lora=None)
+    base = dataclasses.replace(model, decoder=nnx.merge(nnx.graphdef(abstract_decoder(config, model.mesh)), frozen))
+    parts: dict[ParameterPath, dict[str, jax.Array]] = {}
+    for path, variable in nnx.to_flat_state(adapters):
+        *before, _, matrix, part = parameter_path(path)
+        parts.setdefault((*before, matrix), {})[str(part)] = variable.get_value()
+    return base, {path: Adapter(**each) for path, each in parts.items()}, lora.scale
 
 
 def merged(model: LanguageModel, adapters: Adapters, scale: float) -> LanguageModel:

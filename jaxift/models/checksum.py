@@ -1,6 +1,7 @@
-"""A checksum of all of a model's weights as they lie on the devices: the same on every mesh."""
+"""A checksum of arrays as they lie on the devices: the same on every mesh."""
 
 import hashlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,9 +26,21 @@ def checksum(decoder: Decoder) -> str:
     return total.hexdigest()[:24]
 
 
+def leaf_sums(tree: Any) -> Array:
+    """Two sums [leaves, 2] of each leaf's bits, in the order of `jax.tree.leaves`, as uint32."""
+    return _leaf_sums(jax.tree.leaves(tree))
+
+
+@jax.jit
+def _leaf_sums(leaves: list[Array]) -> Array:
+    return jnp.stack([_sums(leaf) for leaf in leaves])
+
+
 @jax.jit
 def _sums(value: Array) -> Array:
     """Two sums, modulo 2^32, of the bits mixed with their place; zero bits (a padded vocabulary) add nothing."""
+    if value.dtype == jnp.bool_:
+        value = value.astype(jnp.uint32)
     bits = jax.lax.bitcast_convert_type(value, jnp.uint16 if value.dtype.itemsize == 2 else jnp.uint32)
     place, stride = jnp.zeros(value.shape, jnp.uint32), 1
     for axis in reversed(range(value.ndim)):

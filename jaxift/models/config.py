@@ -14,6 +14,19 @@ class Span:
     window: int | None = None
 
 
+MATRICES = ("q", "k", "v", "o", "gate", "up", "down")
+"""A layer's matrices, by the names that adapters are asked for."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LoraShape:
+    """Low-rank adapters in every layer: their rank, what their product is multiplied with, and the adapted matrices."""
+
+    rank: int
+    scale: float
+    targets: tuple[str, ...] = MATRICES
+
+
 @dataclasses.dataclass(frozen=True)
 class DecoderConfig:
     """Shape and constants of a decoder; fields are named for what they do, not for the family that has them."""
@@ -51,6 +64,8 @@ class DecoderConfig:
     logit_soft_cap: float | None = None
     vocab_padding: int = 0
     """Rows added to embedding and head, so that they divide over a mesh; their logits are next to minus infinity."""
+    lora: LoraShape | None = None
+    """Adapters beside the layers' matrices."""
     family: str = "llama"
     """Whose tensor names its checkpoints use; the decoder does not look at it."""
 

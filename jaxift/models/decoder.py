@@ -7,7 +7,7 @@ L layers.
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -18,10 +18,15 @@ from jaxtyping import Array, Float, Int
 
 from jaxift.models.attention import NEGATIVE, attention, attention_mask
 from jaxift.models.config import DecoderConfig, Span
-from jaxift.models.layer import Columns, Layer, Norm, Past, matrix, whole
+from jaxift.models.layer import PROJECTION, Columns, Layer, Norm, Past, matrix, whole
 from jaxift.parallel.mesh import spec
 
 UNROLLED_LAYERS = 6
+Remat = Literal["none", "dots", "full"]
+KEPT = {
+    "dots": jax.checkpoint_policies.save_only_these_names(PROJECTION),
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
 KeyValues = tuple[Columns, Columns]
 """Keys and values of one layer, or of all repetitions of one, stacked."""
 
@@ -63,12 +68,12 @@ class Decoder(nnx.Module):
         segments_BT: Int[Array, "B T"],
         *,
         dtype: np.dtype | type = jnp.float32,
-        remat: bool = False,
+        remat: Remat = "none",
     ) -> Float[Array, "B T D"]:
         """The residual stream after the final norm, [B, T, D] in `dtype`.
 
-        Tokens see earlier positions of their own segment only; segment 0 is padding. `remat` recomputes each layer in
-        the backward pass.
+        Tokens see earlier positions of their own segment only; segment 0 is padding. `remat` is what the backward pass
+        recomputes: nothing, all but the products with a layer's matrices (`dots`), or whole layers (`full`).
         """
         masks = self._masks(lambda window: attention_mask(segments_BT, positions_BT, window))
 
@@ -116,7 +121,7 @@ class Decoder(nnx.Module):
         past: tuple[list, list] | None,
         *,
         dtype: np.dtype | type,
-        remat: bool = False,
+        remat: Remat = "none",
     ) -> tuple[Float[Array, "B T D"], tuple[list, list]]:
         """The residual stream after the final norm, with an attention of the caller's.
 
@@ -131,7 +136,7 @@ class Decoder(nnx.Module):
         ) -> tuple[Array, Any]:
             return nnx.merge(graph, state)(x_BTD, rotations[span.rope], functools.partial(attend, span, past, group))
 
-        step = jax.checkpoint(layer, static_argnums=(0, 1)) if remat else layer
+        step = layer if remat == "none" else jax.checkpoint(layer, policy=KEPT[remat], static_argnums=(0, 1))
         stacked, rest = (None, None) if past is None else past
         x_BTD, stacked, rest = self._through(step, self.embed(tokens_BT, dtype), stacked, rest)
         return self.final_norm(x_BTD), (stacked, rest)

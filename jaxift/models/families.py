@@ -184,7 +184,7 @@ Path = tuple[str | int, ...]
 @functools.lru_cache(maxsize=64)
 def weight_table(config: DecoderConfig) -> Mapping[Path, Weight]:
     """Path of each parameter in the decoder's state -> its place in a checkpoint of the config's family."""
-    config = dataclasses.replace(config, vocab_padding=0)
+    config = dataclasses.replace(config, vocab_padding=0, lora=None)
     shapes = nnx.to_flat_state(nnx.state(abstract_decoder(config, make_mesh(devices=jax.devices()[:1]))))
     paths = [(parameter_path(parts), variable.get_value().shape) for parts, variable in shapes]
     return {path: _weight(config, path, shape) for path, shape in paths}

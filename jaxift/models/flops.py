@@ -1,6 +1,6 @@
 """How much arithmetic a forward pass is: counted from the shapes, since compilers count a loop's body once."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from jaxift.models.config import DecoderConfig
 
@@ -32,3 +32,20 @@ def attention_flops(config: DecoderConfig, pairs: Callable[[int | None], int]) -
 def head_flops(config: DecoderConfig) -> int:
     """Operations of the LM head at one place."""
     return 2 * config.hidden_size * config.vocab_size
+
+
+def tuning_flops(config: DecoderConfig, lengths: Sequence[int], scored: int) -> int:
+    """Operations of a forward and a backward pass over texts of these lengths, of which so many tokens are scored.
+
+    A backward pass takes twice a forward pass; with adapters once and a little, which is not counted.
+    """
+
+    def pairs(window: int | None) -> int:
+        inside = (min(length, window or length) for length in lengths)
+        return sum(
+            near * (near + 1) // 2 + (length - near) * near for near, length in zip(inside, lengths, strict=True)
+        )
+
+    passes = 3 if config.lora is None else 2
+    forward = token_flops(config) * sum(lengths) + attention_flops(config, pairs) + head_flops(config) * scored
+    return passes * forward

@@ -6,6 +6,7 @@ Hugging Face checkpoints, [out, in] with their axes split, so that loading moves
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -13,9 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from jaxift.models.config import DecoderConfig
+from jaxift.models.config import DecoderConfig, LoraShape
 from jaxift.models.rope import rotate
 from jaxift.parallel.mesh import spec
 
@@ -24,6 +27,18 @@ ACTIVATIONS = {
     "gelu": functools.partial(jax.nn.gelu, approximate=False),
     "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
 }
+LAYOUTS: dict[str, tuple[tuple[str | None, ...], tuple[str | None, ...]]] = {
+    "q": (("heads", None), ("embed",)),
+    "k": (("kv_heads", None), ("embed",)),
+    "v": (("kv_heads", None), ("embed",)),
+    "o": (("embed",), ("heads", None)),
+    "gate": (("mlp",), ("embed",)),
+    "up": (("mlp",), ("embed",)),
+    "down": (("embed",), ("mlp",)),
+}
+"""Logical names of each matrix' output axes and input axes."""
+PROJECTION = "projection"
+"""What the products with a layer's matrices are called where a backward pass chooses what to keep."""
 Rotation = tuple[Float[Array, "B T R"], Float[Array, "B T R"]]
 Columns = Float[Array, "... B S K H"]
 Attend = Callable[[Float[Array, "B T N H"], Float[Array, "B T K H"], Float[Array, "B T K H"]], tuple[Array, Any]]
@@ -97,6 +112,37 @@ class Norm(nnx.Module):
         return (wide if self.bias is None else wide + self.bias[...].astype(jnp.float32)).astype(x.dtype)
 
 
+class LoraParam(nnx.Param):
+    """A weight of an adapter: what is tuned where the rest of the model is not."""
+
+
+class LowRank(nnx.Module):
+    """The change `scale * b @ a` of a matrix; `a` is [r, in axes] and `b` [out axes, r], as in `adapters.Adapter`.
+
+    Before the first update it changes nothing: `a` is uniform as in PEFT, `b` zero.
+    """
+
+    def __init__(self, lora: LoraShape, matrix: str, shape: tuple[int, ...], rngs: nnx.Rngs):
+        self.scale, self.layout = lora.scale, LAYOUTS[matrix]
+        outer, inner = self.layout
+        out, into = shape[: len(outer)], shape[len(outer) :]
+        bound, layout = math.prod(into) ** -0.5, spec(None, *inner)
+        self.a = LoraParam(
+            jax.random.uniform(rngs.params(), (lora.rank, *into), jnp.float32, -bound, bound, out_sharding=layout)
+        )
+        self.b = LoraParam(jnp.zeros((*out, lora.rank), jnp.float32, out_sharding=spec(*outer, None)))
+
+    def __call__(self, x_BTI: Float[Array, "B T I"], layout: PartitionSpec) -> Float[Array, "B T O"]:
+        """What is added to the matrix' output, laid out like it."""
+        outer, inner = (tuple(None if name == "embed" else name for name in names) for names in self.layout)
+        a_RI, b_OR = whole(self.a, x_BTI.dtype, None, *inner), whole(self.b, x_BTI.dtype, *outer, None)
+        rank = a_RI.shape[0]
+        a_RI = jnp.reshape(a_RI, (rank, math.prod(a_RI.shape[1:])), out_sharding=spec(None, inner[0]))
+        b_OR = jnp.reshape(b_OR, (math.prod(b_OR.shape[:-1]), rank), out_sharding=spec(outer[0], None))
+        low_BTR = jnp.einsum("BTI,RI->BTR", x_BTI, a_RI, out_sharding=spec("batch", None, None))
+        return self.scale * jnp.einsum("BTR,OR->BTO", low_BTR, b_OR, out_sharding=layout)
+
+
 class Layer(nnx.Module):
     """Attention and MLP with their norms and residual connections."""
 
@@ -116,20 +162,21 @@ class Layer(nnx.Module):
         self.mlp_post_norm = Norm(config, (D,), None) if after else None
         self.q_norm = _head_norm(config, N, "heads")
         self.k_norm = _head_norm(config, K, "kv_heads")
-        self.q = matrix(rngs, (N, H, D), ("heads", None, "embed"), D**-0.5)
-        self.k = matrix(rngs, (K, H, D), ("kv_heads", None, "embed"), D**-0.5)
-        self.v = matrix(rngs, (K, H, D), ("kv_heads", None, "embed"), D**-0.5)
-        self.o = matrix(rngs, (D, N, H), ("embed", "heads", None), (2 * config.num_layers * N * H) ** -0.5)
+        self.q = matrix(rngs, (N, H, D), sum(LAYOUTS["q"], ()), D**-0.5)
+        self.k = matrix(rngs, (K, H, D), sum(LAYOUTS["k"], ()), D**-0.5)
+        self.v = matrix(rngs, (K, H, D), sum(LAYOUTS["v"], ()), D**-0.5)
+        self.o = matrix(rngs, (D, N, H), sum(LAYOUTS["o"], ()), (2 * config.num_layers * N * H) ** -0.5)
         self.q_bias = _bias(config.qkv_bias, (N, H), "heads", None)
         self.k_bias = _bias(config.qkv_bias, (K, H), "kv_heads", None)
         self.v_bias = _bias(config.qkv_bias, (K, H), "kv_heads", None)
         self.o_bias = _bias(config.output_bias, (D,), None)
-        self.gate = matrix(rngs, (F, D), ("mlp", "embed"), D**-0.5) if config.gated_mlp else None
-        self.up = matrix(rngs, (F, D), ("mlp", "embed"), D**-0.5)
-        self.down = matrix(rngs, (D, F), ("embed", "mlp"), (2 * config.num_layers * F) ** -0.5)
+        self.gate = matrix(rngs, (F, D), sum(LAYOUTS["gate"], ()), D**-0.5) if config.gated_mlp else None
+        self.up = matrix(rngs, (F, D), sum(LAYOUTS["up"], ()), D**-0.5)
+        self.down = matrix(rngs, (D, F), sum(LAYOUTS["down"], ()), (2 * config.num_layers * F) ** -0.5)
         self.gate_bias = _bias(config.mlp_bias and config.gated_mlp, (F,), "mlp")
         self.up_bias = _bias(config.mlp_bias, (F,), "mlp")
         self.down_bias = _bias(config.mlp_bias, (D,), None)
+        self.lora = nnx.Dict(self._adapters(config.lora, rngs)) if config.lora else None
 
     def __call__(
         self,
@@ -144,37 +191,48 @@ class Layer(nnx.Module):
         out_BTD = self._mlp(_normed(self.mlp_norm, read_BTD))
         return attended_BTD + _normed(self.mlp_post_norm, out_BTD), past
 
+    def _adapters(self, lora: LoraShape, rngs: nnx.Rngs) -> dict[str, LowRank]:
+        adapted = {name: getattr(self, name) for name in lora.targets}
+        return {name: LowRank(lora, name, weight.shape, rngs) for name, weight in adapted.items() if weight is not None}
+
     def _attend(self, x_BTD: Array, rotation: Rotation, attend: Attend) -> tuple[Array, Any]:
-        dtype = x_BTD.dtype
-        q_BTNH = _to_heads(x_BTD, whole(self.q, dtype, "heads", None, None), "heads")
-        k_BTKH = _to_heads(x_BTD, whole(self.k, dtype, "kv_heads", None, None), "kv_heads")
-        v_BTKH = _biased(_to_heads(x_BTD, whole(self.v, dtype, "kv_heads", None, None), "kv_heads"), self.v_bias)
+        q_BTNH = self._heads("q", x_BTD, self.q, "heads")
+        k_BTKH = self._heads("k", x_BTD, self.k, "kv_heads")
+        v_BTKH = _biased(self._heads("v", x_BTD, self.v, "kv_heads"), self.v_bias)
         q_BTNH = rotate(_normed(self.q_norm, _biased(q_BTNH, self.q_bias)), rotation)
         k_BTKH = rotate(_normed(self.k_norm, _biased(k_BTKH, self.k_bias)), rotation)
         out_BTNH, past = attend(q_BTNH, k_BTKH, v_BTKH)
-        o_DX = _flat(whole(self.o, dtype, None, "heads", None), None, "heads")
+        o_DX = _flat(whole(self.o, x_BTD.dtype, None, "heads", None), None, "heads")
         out_BTX = _flat(out_BTNH, "batch", None, "heads")
-        out_BTD = jnp.einsum("BTX,DX->BTD", out_BTX, o_DX, out_sharding=spec("batch", None, None))
+        out_BTD = self._projected("o", out_BTX, o_DX, None)
         return _biased(out_BTD, self.o_bias), past
 
     def _mlp(self, x_BTD: Array) -> Array:
         act = ACTIVATIONS[self.config.activation]
-        up_BTF = _biased(jnp.einsum("BTD,FD->BTF", x_BTD, whole(self.up, x_BTD.dtype, "mlp", None)), self.up_bias)
+        up_BTF = _biased(self._projected("up", x_BTD, whole(self.up, x_BTD.dtype, "mlp", None), "mlp"), self.up_bias)
         if self.gate is None:
             up_BTF = act(up_BTF)
         else:
-            gate_BTF = jnp.einsum("BTD,FD->BTF", x_BTD, whole(self.gate, x_BTD.dtype, "mlp", None))
+            gate_BTF = self._projected("gate", x_BTD, whole(self.gate, x_BTD.dtype, "mlp", None), "mlp")
             up_BTF = act(_biased(gate_BTF, self.gate_bias)) * up_BTF
         down_DF = whole(self.down, x_BTD.dtype, None, "mlp")
-        out_BTD = jnp.einsum("BTF,DF->BTD", up_BTF, down_DF, out_sharding=spec("batch", None, None))
-        return _biased(out_BTD, self.down_bias)
+        return _biased(self._projected("down", up_BTF, down_DF, None), self.down_bias)
 
+    def _heads(self, matrix: str, x_BTD: Array, weight: nnx.Param, name: str) -> Array:
+        """Projects to heads as one plain matrix: on CPU a product with two kept dimensions first copies its weights."""
+        weight_NHD = whole(weight, x_BTD.dtype, name, None, None)
+        N, H, D = weight_NHD.shape
+        weight_XD = jnp.reshape(weight_NHD, (N * H, D), out_sharding=spec(name, None))
+        out_BTX = self._projected(matrix, x_BTD, weight_XD, name)
+        return jnp.reshape(out_BTX, (*x_BTD.shape[:2], N, H), out_sharding=spec("batch", None, name, None))
 
-def _to_heads(x_BTD: Array, weight_NHD: Array, name: str) -> Array:
-    """Projects to heads as one plain matrix: on CPU a product with two kept dimensions first copies its weights."""
-    N, H, D = weight_NHD.shape
-    out_BTX = jnp.einsum("BTD,XD->BTX", x_BTD, jnp.reshape(weight_NHD, (N * H, D), out_sharding=spec(name, None)))
-    return jnp.reshape(out_BTX, (*x_BTD.shape[:2], N, H), out_sharding=spec("batch", None, name, None))
+    def _projected(self, matrix: str, x_BTI: Array, weight_OI: Array, name: str | None) -> Array:
+        """Input times a matrix, whose outputs are laid out by `name`, and its adapter's part where it has one."""
+        layout = spec("batch", None, name)
+        out_BTO = jnp.einsum("BTI,OI->BTO", x_BTI, weight_OI, out_sharding=layout)
+        if self.lora is not None and matrix in self.lora:
+            out_BTO = out_BTO + self.lora[matrix](x_BTI, layout)
+        return checkpoint_name(out_BTO, PROJECTION)
 
 
 def _flat(x: Array, *names: str | None) -> Array:

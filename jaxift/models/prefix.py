@@ -9,6 +9,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxift.models.attention import NEGATIVE
@@ -73,27 +74,28 @@ def score_rows(
     *,
     length: int,
     dtype: np.dtype | type,
+    logits_bytes: int = LOGITS_BYTES,
 ) -> tuple[Float[Array, "B C A"], Bool[Array, "B C A"]]:
     """Natural-log probability of each target as the token after its slot, and whether it is the most likely one.
 
     Each lane's T tokens are rows of `length`; a token sees the first `used_B` columns of its lane's prefix, itself, and
     those before it in its row whose `reach_BT` (an offset in the row) lies behind it: a tree laid out depth first,
-    where a token's reach is the end of what branches off it. Reach 0 is padding. float32 logits exist for a few slots
-    at a time.
+    where a token's reach is the end of what branches off it. Reach 0 is padding. No more than about `logits_bytes` of
+    float32 logits of a lane exist at a time.
     """
     attend = functools.partial(_attend, decoder.config, positions_BT, reach_BT, used_B, length, remembers=False)
     hidden_BTD, _ = decoder.through(tokens_BT, positions_BT, attend, prefix, dtype=dtype)
-    return _read_out(decoder, hidden_BTD, slots_BC, targets_BCA)
+    return _read_out(decoder, hidden_BTD, slots_BC, targets_BCA, logits_bytes)
 
 
 def _read_out(
-    decoder: Decoder, hidden_BTD: Array, slots_BC: Array, targets_BCA: Array
+    decoder: Decoder, hidden_BTD: Array, slots_BC: Array, targets_BCA: Array, logits_bytes: int
 ) -> tuple[Float[Array, "B C A"], Bool[Array, "B C A"]]:
     """`target_logprobs` at slots, a few of them at a time."""
     B, C, A = targets_BCA.shape
     hidden_BCD = at_slots(hidden_BTD, slots_BC)
     vocab = decoder.config.vocab_size + decoder.config.vocab_padding
-    together = max(1, min(C, LOGITS_BYTES // (4 * vocab)))
+    together = max(1, min(C, logits_bytes // (4 * vocab)))
     blocks = -(-C // together)
     if blocks == 1:
         return target_logprobs(decoder, hidden_BCD, targets_BCA)
@@ -105,6 +107,11 @@ def _read_out(
     found = jax.lax.map(lambda block: target_logprobs(decoder, *block), (cut(hidden_BCD), cut(targets_BCA)))
     logprobs, greedy = (each.swapaxes(0, 1).reshape(B, blocks * together, A)[:, :C] for each in found)
     return logprobs, greedy
+
+
+def _shaped(x: Array, *shape: int) -> Array:
+    """Reshapes within a device: where cells are mapped outside, jax 0.10 asks for the layout."""
+    return jnp.reshape(x, shape, out_sharding=PartitionSpec(*[None] * len(shape)))
 
 
 def _attend(
@@ -194,9 +201,9 @@ def _attend_rows(
     """Attention within rows; blocks of queries look at no column behind their last one."""
     (N, T, H), K = q_NTH.shape, k_KTH.shape[0]
     G, R = N // K, T // length
-    q = q_NTH.reshape(K, G, R, length, H).transpose(0, 2, 1, 3, 4)
-    k, v = (each.reshape(K, R, length, H) for each in (k_KTH, v_KTH))
-    positions, reach = positions_T.reshape(R, length), reach_T.reshape(R, length)
+    q = _shaped(q_NTH, K, G, R, length, H).transpose(0, 2, 1, 3, 4)
+    k, v = (_shaped(each, K, R, length, H) for each in (k_KTH, v_KTH))
+    positions, reach = _shaped(positions_T, R, length), _shaped(reach_T, R, length)
     if length > LONG_ROW:
         parts = _attend_long_rows(q, k, v, positions, reach, config, window)
         out, largest, total = (part.transpose(0, 2, 1, 3, 4).reshape(K, G * T, -1) for part in parts)
@@ -259,7 +266,7 @@ def _attend_prefix(
     """Adds attention to the prefix to what was found in the rows, block by block (log-sum-exp), and normalises."""
     (N, T, H), (keys_KPH, values_KPH) = q_NTH.shape, prefix
     K = keys_KPH.shape[0]
-    q = q_NTH.reshape(K, N // K * T, H)
+    q = _shaped(q_NTH, K, N // K * T, H)
     queries = jnp.tile(positions_T, N // K)[:, None]
 
     def add(size: int, index: Array, found: Gathered) -> Gathered:
@@ -280,4 +287,4 @@ def _attend_prefix(
         found = jax.lax.fori_loop(first, large, functools.partial(add, LARGE_BLOCK), found)
     found = jax.lax.fori_loop(large * ratio, -(-used // SMALL_BLOCK), functools.partial(add, SMALL_BLOCK), found)
     out, _, total = found
-    return (out / total).reshape(N, T, H)
+    return _shaped(out / total, N, T, H)

@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from jaxift.config import Seam
 from jaxift.data.tokenizer import Tokenizer
@@ -47,9 +48,17 @@ class LanguageModel:
         """The decoder's shape and constants."""
         return self.decoder.config
 
-    def with_state(self, state: nnx.State) -> "LanguageModel":
-        """The same model with other weights."""
-        return dataclasses.replace(self, decoder=nnx.merge(nnx.graphdef(self.decoder), state))
+    def with_state(self, *states: nnx.State) -> "LanguageModel":
+        """The same model with other weights, in as many parts as they come."""
+        return dataclasses.replace(self, decoder=nnx.merge(nnx.graphdef(self.decoder), *states))
+
+    def on(self, mesh: Mesh) -> "LanguageModel":
+        """The same model on another mesh whose `tensor` axis is as long, laid out by the same rules."""
+        if mesh == self.mesh:
+            return self
+        graph, state = nnx.split(self.decoder)
+        state = jax.tree.map(lambda x: jax.device_put(x, NamedSharding(mesh, x.sharding.spec)), state)
+        return dataclasses.replace(self, decoder=nnx.merge(graph, state), mesh=mesh)
 
 
 def load(

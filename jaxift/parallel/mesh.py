@@ -1,5 +1,6 @@
 """The device mesh and the logical names by which arrays are laid out on it."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +10,9 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxift.config import MeshConfig
 from jaxift.errors import UserError
 
-MESH_AXES = ("data", "fsdp", "tensor")
+MESH_AXES = ("cell", "data", "fsdp", "tensor")
+CELL = MESH_AXES[0]
+"""The axis that models of a stack are split over; it is no logical name, since a model knows nothing of the others."""
 
 # The one rules object: a logical axis name -> the mesh axes that split it.
 RULES: dict[str, str | tuple[str, ...] | None] = {
@@ -35,27 +38,39 @@ def spec(*names: str | None) -> PartitionSpec:
     return PartitionSpec(*entries)
 
 
-def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
-    """Builds the explicit mesh (data, fsdp, tensor); one device is the 1x1x1 mesh and takes the same path.
+def make_mesh(
+    data: int = 1, fsdp: int = 1, tensor: int = 1, devices: Sequence[Any] | None = None, *, cell: int = 1
+) -> Mesh:
+    """Builds the explicit mesh (cell, data, fsdp, tensor); one device is the 1x1x1x1 mesh and takes the same path.
 
-    `data * fsdp * tensor` devices are taken from `devices` (default: all local and remote devices, in order).
+    `cell * data * fsdp * tensor` devices are taken from `devices` (default: all local and remote devices, in order).
     Raises ValueError where there are too few.
     """
     devices = jax.devices() if devices is None else list(devices)
-    needed = data * fsdp * tensor
+    sizes = (cell, data, fsdp, tensor)
+    needed = math.prod(sizes)
     if needed > len(devices):
-        raise ValueError(f"mesh {data}x{fsdp}x{tensor} needs {needed} devices, but {len(devices)} are visible")
-    return jax.make_mesh(
-        (data, fsdp, tensor), MESH_AXES, axis_types=(AxisType.Explicit,) * len(MESH_AXES), devices=devices[:needed]
-    )
+        shown = "x".join(map(str, sizes if cell > 1 else sizes[1:]))
+        raise ValueError(f"mesh {shown} needs {needed} devices, but {len(devices)} are visible")
+    return jax.make_mesh(sizes, MESH_AXES, axis_types=(AxisType.Explicit,) * len(MESH_AXES), devices=devices[:needed])
 
 
 def configured_mesh(settings: MeshConfig) -> Mesh:
-    """`make_mesh` of a configuration's sizes; raises UserError where there are too few devices."""
+    """The mesh of a configuration for one model, where cells' devices take rows of the batch.
+
+    Raises UserError where there are too few devices.
+    """
+    sizes = settings.model_dump()
+    cells = sizes.pop("cell")
     try:
-        return make_mesh(**settings.model_dump())
+        return make_mesh(**{**sizes, "data": cells * sizes["data"]})
     except ValueError as error:
         raise UserError(f"mesh: {error}; make the mesh smaller") from None
+
+
+def cell_mesh(settings: MeshConfig) -> Mesh:
+    """The mesh of a configuration for a stack of models, on the devices of `configured_mesh` in the same order."""
+    return make_mesh(**settings.model_dump())
 
 
 def platform() -> str:
@@ -66,6 +81,11 @@ def platform() -> str:
 def batch_shards(mesh: Mesh) -> int:
     """Number of pieces that the batch axis is cut into; a batch must be a multiple of it."""
     return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
+def stacked(layout: PartitionSpec) -> PartitionSpec:
+    """The layout of arrays [cells, ...] of which each cell's lies in this one."""
+    return PartitionSpec(CELL, *layout)
 
 
 def sharding(mesh: Mesh, *names: str | None) -> NamedSharding:

@@ -9,8 +9,9 @@ import numpy as np
 from jaxift.config import ProbeConfig
 from jaxift.data.prompts import Template, continuations
 from jaxift.data.questions import Question, rotate
+from jaxift.models.stack import ModelStack
 from jaxift.models.weights import LanguageModel
-from jaxift.scoring.engine import Progress, score
+from jaxift.scoring.engine import Progress, score, score_stack
 from jaxift.scoring.requests import Request, Score
 from jaxift.scoring.store import ScoreStore
 
@@ -81,27 +82,70 @@ def readings(
 
     Entry [p, r, i] is that of place i under prompt p where the options are rotated by r.
     """
-    prompts = [prompt] if callable(prompt) else list(prompt)
-    turned = [rotations] * len(questions) if isinstance(rotations, bool) else rotations
-    asked = [
-        [rotate(question, shift) for _ in prompts for shift in range(len(question.options) if turns else 1)]
-        for question, turns in zip(questions, turned, strict=True)
-    ]
-    requests = [
-        Request(
-            prompts[number * len(prompts) // len(variants)](variant),
-            continuations(template, variant, probe.formulation),
-        )
-        for variants in asked
-        for number, variant in enumerate(variants)
-    ]
-    answers = iter(score(model, requests, batch_tokens=batch_tokens, store=store, progress=progress))
-    return [
-        np.stack(
-            [(answer := next(answers)).logprobs / _lengths(variant, answer, probe) for variant in variants]
-        ).reshape(len(prompts), -1, len(variants[0].options))
-        for variants in asked
-    ]
+    asked = _Asked.of(questions, prompt, template, probe, rotations)
+    return asked.readings(score(model, asked.requests, batch_tokens=batch_tokens, store=store, progress=progress))
+
+
+def stack_beliefs(
+    stack: ModelStack,
+    questions: Sequence[Question],
+    prompt: Prompt,
+    template: Template,
+    probe: ProbeConfig,
+    *,
+    batch_tokens: int | None = None,
+    store: ScoreStore | None = None,
+    progress: Progress | None = None,
+) -> list[list[Belief]]:
+    """`beliefs` of every model of a stack, in one program; a list for each model."""
+    asked = _Asked.of(questions, prompt, template, probe, False)
+    found = score_stack(stack, asked.requests, batch_tokens=batch_tokens, store=store, progress=progress)
+    return [[believe(reading) for reading in asked.readings(scores)] for scores in found]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Asked:
+    """The variants of each question: one a prompt and rotation; and the requests that they become."""
+
+    probe: ProbeConfig
+    prompts: int
+    variants: list[list[Question]]
+    requests: list[Request]
+
+    @classmethod
+    def of(
+        cls,
+        questions: Sequence[Question],
+        prompt: Prompt | Sequence[Prompt],
+        template: Template,
+        probe: ProbeConfig,
+        rotations: bool | Sequence[bool],
+    ) -> "_Asked":
+        prompts = [prompt] if callable(prompt) else list(prompt)
+        turned = [rotations] * len(questions) if isinstance(rotations, bool) else rotations
+        asked = [
+            [rotate(question, shift) for _ in prompts for shift in range(len(question.options) if turns else 1)]
+            for question, turns in zip(questions, turned, strict=True)
+        ]
+        requests = [
+            Request(
+                prompts[number * len(prompts) // len(variants)](variant),
+                continuations(template, variant, probe.formulation),
+            )
+            for variants in asked
+            for number, variant in enumerate(variants)
+        ]
+        return cls(probe, len(prompts), asked, requests)
+
+    def readings(self, scores: Sequence[Score]) -> list[np.ndarray]:
+        """What the scores of the requests say of each question."""
+        answers = iter(scores)
+        return [
+            np.stack(
+                [(answer := next(answers)).logprobs / _lengths(variant, answer, self.probe) for variant in variants]
+            ).reshape(self.prompts, -1, len(variants[0].options))
+            for variants in self.variants
+        ]
 
 
 def believe(reading: np.ndarray) -> Belief:

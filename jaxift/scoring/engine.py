@@ -20,13 +20,14 @@ from jaxift.models.buckets import check_tokens
 from jaxift.models.config import DecoderConfig
 from jaxift.models.decoder import Decoder
 from jaxift.models.flops import attention_flops, head_flops, pair_flops, token_flops
+from jaxift.models.stack import ModelStack
 from jaxift.models.weights import LanguageModel
 from jaxift.parallel.hosts import WORK_TIMEOUT, everywhere, gather, on_every_process, process_index, same_everywhere
-from jaxift.parallel.mesh import batch_shards
+from jaxift.parallel.mesh import CELL, batch_shards
 from jaxift.scoring.filling import Filled, fill, prefill_arrays
 from jaxift.scoring.packing import Layout
 from jaxift.scoring.plan import Plan, Prefill, Step, make_plan, needed_prefills
-from jaxift.scoring.programs import Programs, compile_plan
+from jaxift.scoring.programs import Programs, Scored, compile_plan
 from jaxift.scoring.requests import Request, Score, TokenRequest, encode_requests
 from jaxift.scoring.store import Answers, ScoreStore
 from jaxift.scoring.tree import build_tree
@@ -100,20 +101,59 @@ def score_tokens(
     those that it has already are not done again: the result is the same to the bit. `progress(done, total)` counts
     tokens, `report` is told at the end what it took. Raises UserError where a request cannot be scored.
     """
-    _check(requests, decoder.config)
+    found = _score(
+        Scored.of(decoder, mesh), requests, dtype=dtype, batch_tokens=batch_tokens, store=store, progress=progress,
+        report=report,
+    )  # fmt: skip
+    return found[0]
+
+
+def score_stack(
+    stack: ModelStack,
+    requests: Sequence[Request],
+    *,
+    batch_tokens: int | None = None,
+    store: ScoreStore | None = None,
+    progress: Progress | None = None,
+    report: Callable[[Statistics], None] | None = None,
+) -> list[list[Score]]:
+    """Scores text requests with every model of a stack, in one program; a list for each. Arguments: see `score`."""
+    encoded = encode_requests(stack.like.tokenizer, requests)
+    found = _score(
+        Scored.stacked(stack), encoded.requests, dtype=stack.like.dtype, batch_tokens=batch_tokens, store=store,
+        progress=progress, report=report,
+    )  # fmt: skip
+    return [encoded.gather(scores) for scores in found[: stack.size]]
+
+
+def _score(
+    scored: Scored,
+    requests: Sequence[TokenRequest],
+    *,
+    dtype: np.dtype | type,
+    batch_tokens: int | None,
+    store: ScoreStore | None,
+    progress: Progress | None,
+    report: Callable[[Statistics], None] | None,
+) -> list[list[Score]]:
+    """Scores of each model; the answers of a stack are kept as those of as many times the requests."""
+    cells = scored.cells or 1
+    _check(requests, scored.config)
     if not requests:
-        return []
-    plan = make_plan(build_tree(requests), _layout(decoder.config, mesh, batch_tokens))
-    same_everywhere("scoring plan", plan.digest, WORK_TIMEOUT)
-    store = None if store is None else store.for_plan(plan.digest)
-    programs = compile_plan(decoder, plan, mesh, np.dtype(dtype))
+        return [[] for _ in range(cells)]
+    plan = make_plan(build_tree(requests), _layout(scored.config, scored.mesh, batch_tokens))
+    planned = plan.digest if scored.cells is None else f"{plan.digest} of {cells} models"
+    same_everywhere("scoring plan", planned, WORK_TIMEOUT)
+    store = None if store is None else store.for_plan(planned)
+    programs = compile_plan(scored, plan, np.dtype(dtype))
+    options = sum(len(request.options) for request in requests)
     started = time.perf_counter()
-    with jax.set_mesh(mesh):
-        found, resumed = _run(plan, programs, store, progress)
-    scores = _in_order(requests, found)
+    with jax.set_mesh(scored.mesh):
+        found, resumed = _run(plan, programs, options, store, progress)
+    scores = _in_order([*requests] * cells, found)
     if report:
-        report(_statistics(requests, decoder.config, plan, programs, resumed, time.perf_counter() - started))
-    return scores
+        report(_statistics(requests, plan, programs, resumed, time.perf_counter() - started))
+    return [scores[start : start + len(requests)] for start in range(0, len(scores), len(requests))]
 
 
 def _check(requests: Sequence[TokenRequest], config: DecoderConfig) -> None:
@@ -140,10 +180,10 @@ def _layout(config: DecoderConfig, mesh: Mesh, batch_tokens: int | None) -> Layo
 
 
 def _run(
-    plan: Plan, programs: Programs, store: ScoreStore | None, progress: Progress | None
+    plan: Plan, programs: Programs, options: int, store: ScoreStore | None, progress: Progress | None
 ) -> tuple[list[Answers], int]:
     """The answers of all parts and processes, and the tokens of parts that were done before."""
-    with _Devices(plan, programs) as devices:
+    with _Devices(plan, programs, options) as devices:
         return _run_parts(plan, devices, store, progress)
 
 
@@ -177,15 +217,18 @@ def _run_parts(
 class _Devices:
     """What runs on the devices: the prefixes that they hold, and the steps that were dispatched and not waited for."""
 
-    def __init__(self, plan: Plan, programs: Programs):
-        self.plan, self.programs = plan, programs
+    def __init__(self, plan: Plan, programs: Programs, options: int):
+        self.plan, self.programs, self.options = plan, programs, options
         self.prefix = programs.start()
         self.waiting: list[Prefill] = []
         self.running: collections.deque[tuple[Filled, tuple[jax.Array, jax.Array]]] = collections.deque()
-        lanes = programs.mesh.devices.reshape(plan.layout.lanes, -1)[:, 0]
-        self.mine = np.array([device.process_index == process_index() for device in lanes])
+        mesh, cells = programs.scored.mesh, programs.scored.cells
+        groups = mesh.devices.reshape(mesh.shape[CELL], plan.layout.lanes, -1)[..., 0]
+        mine = np.array([[device.process_index == process_index() for device in group] for group in groups])
+        # [cells, lanes]; one model that lies on all groups is answered for by the first
+        self.mine = mine[:1] if cells is None else np.repeat(mine, cells // len(groups), axis=0)
         # what one thread dispatches runs in turn; steps that meet those of other devices keep one order everywhere
-        at_once = AT_ONCE.get(lanes[0].platform, 1) if programs.mesh.size == 1 else 1
+        at_once = AT_ONCE.get(groups[0, 0].platform, 1) if mesh.size == 1 else 1
         self.threads = [ThreadPoolExecutor(1) for _ in range(at_once)]
 
     def __enter__(self) -> "_Devices":
@@ -225,22 +268,28 @@ class _Devices:
         return found
 
     def _answers(self, filled: Filled, scored: tuple[jax.Array, jax.Array]) -> Answers:
-        """What this process' lanes have found."""
-        logprobs, greedy = (_on_host(each).reshape(-1) for each in scored)
-        lane_size = filled.targets[0].size
-        options, counts, tokens, best = [], [], [], []
-        start = 0
-        for numbers, end in zip(filled.options, filled.ends.tolist(), strict=True):
-            reads, start = filled.reads[start:end], end
-            if self.mine[reads[0] // lane_size]:
-                options += numbers
-                counts += [len(reads)] * len(numbers)
-                tokens += [logprobs[reads]] * len(numbers)
-                best += [bool(greedy[reads].all())] * len(numbers)
-        return Answers(
-            np.array(options, np.int64), np.array(counts, np.int32),
-            np.concatenate([np.zeros(0, np.float32), *tokens]), np.array(best, bool),
-        )  # fmt: skip
+        """What this process' lanes have found, of one model after another."""
+        cells, lane_size = len(self.mine), filled.targets[0].size
+        logprobs, greedy = (_on_host(each).reshape(cells, -1) for each in scored)
+        starts, ends = np.concatenate([[0], filled.ends[:-1]]), filled.ends
+        # options that stand for the same tokens share an entry
+        entries = np.repeat(np.arange(len(ends)), [len(numbers) for numbers in filled.options])
+        options = np.concatenate([np.zeros(0, np.int64), *map(np.asarray, filled.options)]).astype(np.int64)
+        best = np.logical_and.reduceat(greedy[:, filled.reads], starts, axis=1)[:, entries]
+        counts, lanes = (ends - starts)[entries], filled.reads[starts][entries] // lane_size
+        reads = filled.reads[np.arange(counts.sum()) + np.repeat(starts[entries] - np.cumsum(counts) + counts, counts)]
+        found = []
+        for cell in range(cells):
+            mine = self.mine[cell, lanes]
+            found.append(
+                Answers(
+                    options[mine] + cell * self.options,
+                    counts[mine].astype(np.int32),
+                    logprobs[cell, reads[np.repeat(mine, counts)]],
+                    best[cell, mine],
+                )
+            )
+        return _joined(found)
 
 
 def _on_host(value: jax.Array) -> np.ndarray:
@@ -283,24 +332,19 @@ def _in_order(requests: Sequence[TokenRequest], found: Sequence[Answers]) -> lis
 
 
 def _statistics(
-    requests: Sequence[TokenRequest],
-    config: DecoderConfig,
-    plan: Plan,
-    programs: Programs,
-    resumed_tokens: int,
-    seconds: float,
+    requests: Sequence[TokenRequest], plan: Plan, programs: Programs, resumed_tokens: int, seconds: float
 ) -> Statistics:
+    config, cells = programs.scored.config, programs.scored.cells or 1
     flops = token_flops(config) * plan.useful_tokens + head_flops(config) * plan.tree.scored()
     return Statistics(
-        requests=len(requests),
-        options=sum(len(request.options) for request in requests),
-        asked_tokens=sum(
-            len(request.context) + sum(len(option) - 1 for option in request.options) for request in requests
-        ),
-        useful_tokens=plan.useful_tokens,
-        fed_tokens=plan.fed_tokens,
-        resumed_tokens=resumed_tokens,
-        useful_flops=float(flops + attention_flops(config, plan.tree.pairs)),
+        requests=cells * len(requests),
+        options=cells * sum(len(request.options) for request in requests),
+        asked_tokens=cells
+        * sum(len(request.context) + sum(len(option) - 1 for option in request.options) for request in requests),
+        useful_tokens=cells * plan.useful_tokens,
+        fed_tokens=cells * plan.fed_tokens,
+        resumed_tokens=cells * resumed_tokens,
+        useful_flops=float(cells * (flops + attention_flops(config, plan.tree.pairs))),
         programs=len(programs.steps) + len(programs.prefills),
         compile_seconds=programs.compile_seconds,
         seconds=seconds,

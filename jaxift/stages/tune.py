@@ -1,31 +1,62 @@
-"""Tune: one cell, the base model fine-tuned on its arm."""
+"""Tune: cells, copies of the base model fine-tuned on their arms, as many at once as fit."""
 
 import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from jaxift.artifacts import RunDirectory
 from jaxift.config import Cell, StudyConfig
+from jaxift.models.adapters import export_adapter, without_adapters
+from jaxift.models.export import export
 from jaxift.models.weights import LanguageModel
-from jaxift.scoring.engine import Progress
-from jaxift.tuning.loop import tune
+from jaxift.parallel.mesh import cell_mesh
+from jaxift.tuning.group import Job
+from jaxift.tuning.loop import PlannedWave, TunedCell, Wave, plan_waves
 
 
-def tune_cell(
-    config: StudyConfig, run: RunDirectory, cell: Cell, model: LanguageModel, progress: Progress | None = None
+def plan(config: StudyConfig, run: RunDirectory, cells: Sequence[Cell], model: LanguageModel) -> list[PlannedWave]:
+    """Which of the cells are tuned together; their jobs are called by the cells' ids."""
+    jobs = []
+    for cell in cells:
+        items = run.read_jsonl(f"arms/{cell.domain}/s{cell.seed}/{cell.arm}.jsonl")
+        jobs.append(
+            Job(
+                cell.id,
+                [(item["prompt"], item["response"]) for item in items],
+                config.tune,
+                cell.seed or 0,
+                run.path(cell.checkpoints),
+                [item.get("weight", 1.0) for item in items] if any("weight" in item for item in items) else (),
+                [item["id"] for item in items],
+            )
+        )
+    return plan_waves(model, jobs, mesh=cell_mesh(config.mesh), memory_per_device=config.memory_per_device)
+
+
+def write_cell(
+    config: StudyConfig, run: RunDirectory, cell: Cell, wave: Wave, index: int
 ) -> tuple[list[str], dict[str, Any]]:
-    """Writes the cell's checkpoints, cell.json and metrics.jsonl; returns the files and facts for the manifest."""
-    items = run.read_jsonl(f"arms/{cell.domain}/s{cell.seed}/{cell.arm}.jsonl")
-    steps = -(-len(items) // config.tune.batch_size) * config.tune.epochs
-    tuned = tune(
-        model,
-        [(item["prompt"], item["response"]) for item in items],
-        config.tune,
-        seed=cell.seed or 0,
-        folder=run.path(cell.checkpoints),
-        on_step=(lambda metrics: progress(int(metrics["step"]), steps)) if progress else None,
-    )
+    """Writes a tuned cell's cell.json and metrics.jsonl, and its model where the study exports it.
+
+    Returns the files, its checkpoints among them, and facts for the manifest.
+    """
+    tuned: TunedCell = wave.cells[index]
     files = [f"cells/{cell.id}/cell.json", f"cells/{cell.id}/metrics.jsonl"]
     run.write_json(files[0], {"id": cell.id, **dataclasses.asdict(cell)})
     run.write_jsonl(files[1], tuned.metrics)
-    facts: dict[str, Any] = {"examples": len(items), "at_the_length_limit": tuned.at_limit}
-    return [*files, cell.checkpoints], facts
+    files.append(cell.checkpoints)
+    if config.tune.export:
+        files.append(f"cells/{cell.id}/model")
+        write_model(wave.stack.model(index), Path(run.path(files[-1])), base=config.model.path)
+    facts: dict[str, Any] = {"examples": len(tuned.job.pairs), "at_the_length_limit": tuned.at_limit}
+    return files, facts
+
+
+def write_model(model: LanguageModel, folder: Path, base: str) -> None:
+    """Writes a tuned model as a Hugging Face folder, or its adapters as PEFT's, which names `base`."""
+    if model.config.lora is None:
+        export(model, folder)
+    else:
+        plain, adapters, scale = without_adapters(model)
+        export_adapter(plain, adapters, folder, scale=scale, base=base)

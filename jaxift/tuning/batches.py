@@ -1,13 +1,20 @@
-"""Examples to fixed-shape batches: the loss mask, the padding, and the order as a function of (seed, step)."""
+"""Examples to fixed-shape batches: the loss mask, the packing, and the order as a function of (seed, step)."""
 
+import bisect
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
 from jaxift.data.tokenizer import Tokenizer
 from jaxift.errors import UserError
-from jaxift.models.buckets import bucket
+from jaxift.models.buckets import BUCKETS, bucket
+
+LENGTHS = (1, 2, 4, 8)
+"""Rows of packed examples are as long as the longest example, or a multiple of that."""
+
+PART_COST = 64
+"""What summing a part's gradients costs, in tokens of a shard: they are read and written once more."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,29 +23,64 @@ class Example:
 
     tokens: tuple[int, ...]
     start: int
+    weights: tuple[float, ...] = ()
+    """What the loss of each of `tokens[start:]` counts; empty: 1."""
+
+    @property
+    def fed(self) -> int:
+        """Tokens that go through the model: all but the last."""
+        return len(self.tokens) - 1
+
+    @property
+    def scored(self) -> int:
+        """Tokens that the loss looks at."""
+        return len(self.tokens) - self.start
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """What all batches of a program have in common: `micro` batches one after another of `rows` rows.
+
+    A row holds `length` tokens; the rows of each of the `shards` of the batch axis have `slots` places for the loss.
+    """
+
+    micro: int
+    rows: int
+    length: int
+    shards: int
+    slots: int
 
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """Host arrays of one optimizer step: `weights` is 1 where a target counts and 0 where it is padding."""
+    """Host arrays of one optimizer step, of which the first `micro` parts hold examples.
 
-    tokens_BT: np.ndarray
-    positions_BT: np.ndarray
-    segments_BT: np.ndarray
-    slots_BC: np.ndarray
-    targets_BC: np.ndarray
-    weights_BC: np.ndarray
+    `slots` are places in the tokens of a shard's rows laid end to end, after which `targets` follow; `weights` is 0
+    where a target is padding.
+    """
+
+    micro: int
+    tokens_MRT: np.ndarray
+    positions_MRT: np.ndarray
+    segments_MRT: np.ndarray
+    slots_MHS: np.ndarray
+    targets_MHS: np.ndarray
+    weights_MHS: np.ndarray
 
     @property
     def arrays(self) -> tuple[np.ndarray, ...]:
         """All arrays in the order that the step takes them."""
-        return tuple(getattr(self, field.name) for field in dataclasses.fields(self))
+        return tuple(getattr(self, field.name) for field in dataclasses.fields(self)[1:])
 
 
 def encode_examples(
-    tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]], max_length: int, truncate: bool = False
+    tokenizer: Tokenizer,
+    pairs: Sequence[tuple[str, str]],
+    max_length: int,
+    truncate: bool = False,
+    weights: Sequence[float] = (),
 ) -> list[Example]:
-    """Tokenises (prompt, response) pairs and appends end-of-sequence.
+    """Tokenises (prompt, response) pairs and appends end-of-sequence; `weights` (default 1) is what each counts.
 
     The seam is always lm-eval's, whatever the tokenizer's own is for scoring: the response's first token is learned as
     it follows the prompt. An example longer than `max_length` is cut there where `truncate` is true. Raises UserError
@@ -58,20 +100,20 @@ def encode_examples(
                 f"example {number} ({prompt[-60:]!r}) has {len(tokens)} tokens, {len(context)} of them its prompt; "
                 "raise tune.max_length, or set tune.too_long to truncate"
             )
-        examples.append(Example(tokens[:max_length], len(context)))
+        tokens = tokens[:max_length]
+        counts = () if not weights else (float(weights[number]),) * (len(tokens) - len(context))
+        examples.append(Example(tokens, len(context), counts))
     return examples
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """The batches of a run, their content a function of (seed, step); rows of one number, lengths of few buckets."""
+    """The examples of each optimizer step of one model's run, a function of (seed, step)."""
 
     examples: Sequence[Example]
     batch_size: int
     epochs: int
     seed: int
-    shards: int = 1
-    """The batch's rows are padded to a multiple of this."""
 
     @property
     def steps_per_epoch(self) -> int:
@@ -89,22 +131,108 @@ class Plan:
         order = np.random.default_rng([self.seed, epoch]).permutation(len(self.examples))
         return order[place * self.batch_size : (place + 1) * self.batch_size].tolist()
 
-    def batch(self, step: int) -> Batch:
-        """The padded arrays of a step."""
-        rows = min(self.batch_size, len(self.examples))
+    def rows(self, step: int, length: int, packing: bool) -> list[list[Example]]:
+        """The examples of a step by row."""
         members = [self.examples[index] for index in self.members(step)]
-        B = -(-rows // self.shards) * self.shards
-        T = bucket(max(len(example.tokens) for example in members) - 1)
-        # one width of responses for the whole run: it is small, and each shape is a compilation
-        C = bucket(max(len(example.tokens) - example.start for example in self.examples))
-        tokens, segments = np.zeros((B, T), np.int32), np.zeros((B, T), np.int32)
-        positions = np.tile(np.arange(T, dtype=np.int32), (B, 1))
-        slots, targets = np.zeros((B, C), np.int32), np.zeros((B, C), np.int32)
-        weights = np.zeros((B, C), np.float32)
-        for row, example in enumerate(members):
-            length, scored = len(example.tokens) - 1, len(example.tokens) - example.start
-            tokens[row, :length], segments[row, :length] = example.tokens[:-1], 1
-            slots[row, :scored] = np.arange(example.start - 1, length)
-            targets[row, :scored] = example.tokens[example.start :]
-            weights[row, :scored] = 1
-        return Batch(tokens, positions, segments, slots, targets, weights)
+        if not packing:
+            return [[example] for example in members]
+        return [[members[index] for index in row] for row in pack([each.fed for each in members], length)]
+
+    def batch(self, step: int, shape: Shape, packing: bool) -> Batch:
+        """The arrays of a step."""
+        rows = self.rows(step, shape.length, packing)
+        batch = _empty(shape, -(-len(rows) // shape.rows))
+        for micro, part in enumerate(_micro(rows, shape)):
+            for shard, mine in enumerate(part):
+                _fill(batch, shape, micro, shard, mine)
+        return batch
+
+
+def pack(lengths: Sequence[int], size: int) -> list[list[int]]:
+    """Best-fit decreasing: the numbers of the lengths that go into each row of `size`; none is split."""
+    order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
+    rows: list[list[int]] = []
+    room: list[tuple[int, int]] = []  # (what is left, row), sorted
+    for index in order:
+        place = bisect.bisect_left(room, (lengths[index], -1))
+        if place == len(room):
+            left, row = size, len(rows)
+            rows.append([])
+        else:
+            left, row = room.pop(place)
+        rows[row].append(index)
+        bisect.insort(room, (left - lengths[index], row))
+    return rows
+
+
+def choose_shape(
+    plans: Sequence[Plan], *, packing: bool, micro_tokens: int, shards: int, pair_cost: float, limit: int
+) -> Shape:
+    """The shape that lets all steps of all plans through at the least cost.
+
+    A row costs its tokens, and `pair_cost` of a token for each of its pairs of places; a micro-batch holds about
+    `micro_tokens` a shard. No row is longer than `limit`.
+    """
+    longest = max(example.fed for plan in plans for example in plan.examples)
+    base = bucket(longest)
+    lengths = sorted({bucket(base * times) for times in LENGTHS if packing and base * times <= limit} | {base})
+    found = []
+    for length in lengths:
+        steps = [plan.rows(step, length, packing) for plan in plans for step in range(plan.steps)]
+        most = max(len(rows) for rows in steps)
+        fewest = -(-most // (max(micro_tokens // length, 1) * shards))
+        for micro in range(fewest, min(2 * fewest, most) + 1):
+            rows = -(-most // micro)
+            rows += -rows % shards
+            parts = sum(-(-len(each) // rows) for each in steps)
+            cost = parts * (rows * length * (1 + pair_cost * length) + PART_COST * shards * (micro > 1))
+            found.append((cost, length, micro, rows, steps))
+    _, length, micro, rows, steps = min(found, key=lambda each: each[:4])
+    shape = Shape(micro, rows, length, shards, 0)
+    slots = max(
+        sum(example.scored for row in mine for example in row)
+        for rows in steps
+        for part in _micro(rows, shape)
+        for mine in part
+    )
+    return dataclasses.replace(shape, slots=_rounded(slots))
+
+
+def _rounded(slots: int) -> int:
+    """Places for the loss: few sizes, little padding."""
+    return next((size for size in BUCKETS if slots <= size <= 128), -(-slots // 64) * 64)
+
+
+def _micro(rows: Sequence[list[Example]], shape: Shape) -> Iterator[list[list[list[Example]]]]:
+    """The rows of each micro-batch, by shard; as many on each shard as on any other, or one less."""
+    for start in range(0, len(rows), shape.rows):
+        part = rows[start : start + shape.rows]
+        yield [list(part[shard :: shape.shards]) for shard in range(shape.shards)]
+
+
+def _empty(shape: Shape, micro: int) -> Batch:
+    tokens, positions, segments = (np.zeros((shape.micro, shape.rows, shape.length), np.int32) for _ in range(3))
+    slots, targets = (np.zeros((shape.micro, shape.shards, shape.slots), np.int32) for _ in range(2))
+    return Batch(micro, tokens, positions, segments, slots, targets, np.zeros(slots.shape, np.float32))
+
+
+def _fill(batch: Batch, shape: Shape, micro: int, shard: int, rows: Iterable[list[Example]]) -> None:
+    """Writes a shard's rows of one micro-batch."""
+    used = 0
+    for row, examples in enumerate(rows):
+        place, start = shard * (shape.rows // shape.shards) + row, 0
+        for number, example in enumerate(examples, 1):
+            here = (micro, place, slice(start, start + example.fed))
+            batch.tokens_MRT[here] = example.tokens[:-1]
+            batch.positions_MRT[here] = np.arange(example.fed)
+            batch.segments_MRT[here] = number
+            there = (micro, shard, slice(used, used + example.scored))
+            batch.slots_MHS[there] = row * shape.length + start + np.arange(example.start - 1, example.fed)
+            batch.targets_MHS[there] = example.tokens[example.start :]
+            batch.weights_MHS[there] = example.weights or 1
+            used, start = used + example.scored, start + example.fed
+
+
+def empty_batch(shape: Shape) -> Batch:
+    """A batch without examples, for a model that has come to its end while others go on."""
+    return _empty(shape, 0)

@@ -1,27 +1,23 @@
-"""The tuning loop: place the batch, dispatch the step, log the step before, save, resume."""
+"""Tuning many models at once: waves of cells, each wave one program; what is interrupted goes on where it was saved."""
 
+import collections
 import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 from etils import epath
-from flax import nnx
+from jax.sharding import Mesh
 
-from jaxift.artifacts import digest
 from jaxift.config import TuneConfig
 from jaxift.errors import UserError
-from jaxift.models.buckets import check_tokens
+from jaxift.models.stack import ModelStack, device_bytes
 from jaxift.models.weights import LanguageModel
-from jaxift.parallel.mesh import batch_shards, sharding
-from jaxift.tuning.batches import Batch, Example, Plan, encode_examples
-from jaxift.tuning.checkpoint import Checkpoints
-from jaxift.tuning.step import initial_moments, learning_rates, train_step
-
-Metrics = dict[str, float]
+from jaxift.parallel.mesh import CELL
+from jaxift.tuning.checkpoint import Metrics
+from jaxift.tuning.group import Group, Job, Prepared, group, prepare
+from jaxift.tuning.run import Run, Timing
+from jaxift.tuning.watch import Watch
+from jaxift.tuning.waves import StepMemory, memory_limit, most_cells, split
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +29,55 @@ class Tuned:
     at_limit: int
 
 
+@dataclasses.dataclass(frozen=True)
+class TunedCell:
+    """One model of a wave: its job, what happened at each of its steps, and why it stopped where it did not end."""
+
+    job: Job
+    metrics: list[Metrics]
+    at_limit: int
+    failure: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Wave:
+    """Models that were tuned together, on the devices."""
+
+    cells: Sequence[TunedCell]
+    stack: ModelStack
+    memory: StepMemory
+    timing: Timing
+
+
+@dataclasses.dataclass(frozen=True)
+class PlannedWave:
+    """Models that are to be tuned together, the `number`-th wave (from 1) of `waves`."""
+
+    number: int
+    waves: int
+    group: Group
+    members: Sequence[Prepared]
+    memory: StepMemory
+
+    @property
+    def names(self) -> list[str]:
+        """What its jobs are called."""
+        return [each.job.name for each in self.members]
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of all its models."""
+        return sum(each.plan.steps for each in self.members)
+
+    def execute(self, watch: Watch) -> Wave:
+        """Tunes them. Raises Terminated, with everything saved, where the process is asked to end."""
+        with contextlib.closing(Run(self.group, self.members, watch)) as run:
+            run.execute()
+        cells = [TunedCell(each.job, *found) for each, found in zip(self.members, run.found(), strict=True)]
+        stack = ModelStack(self.group.model, run.stack.params, self.group.shared.frozen, len(cells))
+        return Wave(cells, stack, self.memory, run.timing)
+
+
 def tune(
     model: LanguageModel,
     pairs: Sequence[tuple[str, str]],
@@ -41,92 +86,90 @@ def tune(
     seed: int = 0,
     folder: epath.PathLike | None = None,
     on_step: Callable[[Metrics], None] | None = None,
+    warn: Callable[[str], None] | None = None,
 ) -> Tuned:
-    """Fine-tunes all weights on (prompt, response) pairs, the loss on the responses alone.
+    """Fine-tunes a model on (prompt, response) pairs, the loss on the responses alone.
 
-    Weights and moments are float32, the computation is in the model's dtype. With `folder`, checkpoints are written
-    there, and an interrupted run with the same data and settings goes on where it stopped, bit-identical on the same
-    mesh. The metrics of a step are step (from 1), loss (nats a token), learning_rate, grad_norm and tokens; `on_step`
-    gets each when it is known.
+    Tuned weights and moments are float32, the computation is in the model's dtype. With `folder`, checkpoints are
+    written there, and an interrupted run with the same data and settings goes on where it stopped, bit-identical on the
+    same mesh. The metrics of a step are step (from 1), loss (nats a token), learning_rate, grad_norm, tokens (that the
+    loss counts) and skipped; `on_step` gets each when it is known, `warn` a line where a checkpoint is damaged. Raises
+    UserError where the loss or gradient becomes infinite or NaN.
     """
-    config = config or TuneConfig()
-    if not pairs:
-        raise UserError("there is no example to tune on")
-    longest = min(config.max_length, model.config.max_positions)
-    examples = encode_examples(model.tokenizer, pairs, longest, config.too_long == "truncate")
-    for example in examples:
-        check_tokens(example.tokens, model.config.vocab_size)
-    plan = Plan(examples, config.batch_size, config.epochs, seed, batch_shards(model.mesh))
-    with contextlib.ExitStack() as stack:
-        checkpoints = None
-        if folder is not None:
-            checkpoints = stack.enter_context(Checkpoints(folder, run_key(model, examples, config, seed)))
-        params, metrics = _fit(model, plan, config, checkpoints, on_step or (lambda _: None))
-        at_limit = sum(len(example.tokens) == longest for example in examples)
-        return Tuned(model.with_state(params), metrics, at_limit)
+    watch = Watch()
+    watch.step = lambda name, metrics: on_step(metrics) if on_step else None
+    watch.say = lambda line: warn(line) if warn else None
+    job = Job("the model", pairs, config or TuneConfig(), seed, folder)
+    [wave] = tune_cells(model, [job], watch=watch)
+    [cell] = wave.cells
+    if cell.failure:
+        raise UserError(cell.failure)
+    return Tuned(wave.stack.model(0), cell.metrics, cell.at_limit)
 
 
-def run_key(model: LanguageModel, examples: Sequence[Example], config: TuneConfig, seed: int) -> str:
-    """Hash of everything that a run's course depends on; only a run with the same key is resumed."""
-    data = [dataclasses.astuple(example) for example in examples]
-    course = config.model_dump(exclude={"checkpoint_every"})
-    return digest([data, course, seed, str(model.dtype), dataclasses.asdict(model.config), model.fingerprint])
-
-
-def _fit(
+def tune_cells(
     model: LanguageModel,
-    plan: Plan,
-    config: TuneConfig,
-    checkpoints: Checkpoints | None,
-    on_step: Callable[[Metrics], None],
-) -> tuple[nnx.State, list[Metrics]]:
-    graph, base = nnx.split(model.decoder)
-    # a copy: the step donates its buffers, and the base model serves the next cell
-    params = jax.tree.map(lambda x: jnp.array(x, jnp.float32, copy=True), base)
-    rates = learning_rates(config, plan.steps)
-    if not rates.any():
-        raise UserError(
-            f"{plan.steps} optimizer step is all warm-up, at rate 0; raise tune.epochs or set tune.warmup 0"
-        )
-    metrics: list[Metrics] = []
-    with jax.set_mesh(model.mesh):
-        moments = initial_moments(config, params)
-        if checkpoints and checkpoints.latest:
-            params, moments, metrics = checkpoints.restore(params, moments)
-        pending: dict[str, Any] | None = None
-        for step in range(len(metrics), plan.steps):
-            params, moments, measured = train_step(
-                graph, config, params, moments, rates[step], _place(plan.batch(step), model), dtype=model.dtype
-            )
-            _settle(pending, metrics, on_step)  # the step before: reading it does not hold up the one in flight
-            pending = {"step": step + 1, "learning_rate": rates[step], **measured}
-            if checkpoints and _due(step + 1, plan.steps, config.checkpoint_every):
-                _settle(pending, metrics, on_step)
-                pending = None
-                checkpoints.save(params, moments, metrics)
-        _settle(pending, metrics, on_step)
-        if checkpoints and checkpoints.latest != plan.steps:
-            checkpoints.save(params, None, metrics)
-    return params, metrics
+    jobs: Sequence[Job],
+    *,
+    mesh: Mesh | None = None,
+    memory_per_device: float | None = None,
+    watch: Watch | None = None,
+) -> Iterator[Wave]:
+    """Fine-tunes copies of a model, as many in one program as fit into the devices' memory; yields wave after wave.
+
+    A cell whose loss becomes infinite or NaN stops alone, and says so in its `failure`. Arguments: see `plan_waves`.
+    """
+    for planned in plan_waves(model, jobs, mesh=mesh, memory_per_device=memory_per_device):
+        yield planned.execute(watch or Watch())
 
 
-def _due(step: int, steps: int, every: int) -> bool:
-    """Whether a resumable checkpoint is wanted after `step`; the end is saved anyway, without moments."""
-    return every > 0 and step % every == 0 and step < steps
+def plan_waves(
+    model: LanguageModel, jobs: Sequence[Job], *, mesh: Mesh | None = None, memory_per_device: float | None = None
+) -> list[PlannedWave]:
+    """Encodes all jobs' examples, compiles, and says which of them are tuned together, in order.
+
+    `mesh` is that of the cells (default: the model's), on the model's devices; a `cell` axis spreads them over it.
+    Jobs may differ in data, seed, learning rate, epochs, warm-up and batch size; those that differ in other settings go
+    into different waves. `memory_per_device` is in GiB, see `waves.memory_limit`. Raises UserError where a job cannot
+    be tuned.
+    """
+    prepared = [prepare(model, job) for job in jobs]
+    model = model if mesh is None else model.on(mesh)
+    programs: dict[str, list[Prepared]] = collections.defaultdict(list)
+    for each in prepared:
+        programs[each.job.program].append(each)
+    limit = memory_limit(model.mesh, memory_per_device)
+    groups = [group(model, members) for members in programs.values()]
+    waves = [(each, members) for each in groups for members in _waves(each, limit)]
+    return [
+        PlannedWave(number, len(waves), each, members, each.memory(_filled(len(members), each)))
+        for number, (each, members) in enumerate(waves, 1)
+    ]
 
 
-def _place(batch: Batch, model: LanguageModel) -> tuple[jax.Array, ...]:
-    return tuple(
-        jax.device_put(array, sharding(model.mesh, "batch", *[None] * (array.ndim - 1))) for array in batch.arrays
-    )
+def _filled(cells: int, group: Group) -> int:
+    """Cells of a stack that fills the mesh's cell axis."""
+    return cells + -cells % group.model.mesh.shape[CELL]
 
 
-def _settle(pending: dict[str, Any] | None, metrics: list[Metrics], on_step: Callable[[Metrics], None]) -> None:
-    """Waits for a dispatched step's metrics, keeps them and passes them on."""
-    if pending is None:
-        return
-    values = {name: float(value) for name, value in jax.device_get(pending).items()}
-    if not np.isfinite([values["loss"], values["grad_norm"]]).all():
-        raise UserError(f"step {values['step']:.0f}: the loss or gradient is not finite; lower tune.learning_rate")
-    metrics.append(values)
-    on_step(values)
+def _waves(group: Group, limit: int) -> list[list[Prepared]]:
+    """The jobs of a group, as many at once as fit."""
+    groups, mesh = group.model.mesh.shape[CELL], group.model.mesh
+    cells = _filled(len(group.jobs), group)
+    rough = _bytes_at_least(group) * (cells // groups)
+    if cells > groups and rough < limit and group.memory(cells).total <= limit:
+        return split(group.jobs, cells, groups)
+    most = most_cells(group.memory(groups), groups, limit, mesh)
+    while True:
+        waves = split(group.jobs, most, groups)
+        cells = _filled(len(waves[0]), group)
+        total = group.memory(cells).total
+        if total <= limit or cells <= groups:
+            return waves
+        most = max(min(most, cells) - groups, groups)
+
+
+def _bytes_at_least(group: Group) -> int:
+    """What a cell takes on its devices at the least: weights, moments and gradients."""
+    stack, *_ = group.described(group.model.mesh.shape[CELL])
+    return device_bytes(stack) + device_bytes(stack.params)

@@ -1,90 +1,167 @@
-"""One optimizer step: pure, jitted once a shape, its buffers donated."""
+"""One optimizer step of a stack of models: pure, compiled once a shape, its buffers donated."""
 
+import dataclasses
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxift.config import TuneConfig
-from jaxift.models.decoder import Decoder
-from jaxift.models.readout import at_slots, target_logprobs
+from jaxift.models.decoder import Decoder, Remat
+from jaxift.models.stack import pinned, vmapped
+from jaxift.tuning.loss import Losses, Reference, head_weight, summed_loss
+
+SPIKE_AFTER, SPIKE_MEMORY = 3, 0.9
+"""Steps before a loss can be a spike, and how much of the mean of losses a step leaves of it."""
+
+
+class CellState(NamedTuple):
+    """What a tuned model consists of between steps; of a stack, each array has a leading axis over cells."""
+
+    params: nnx.State
+    moments: Any
+    alive: Bool[Array, ""]
+    """No loss or gradient was infinite or NaN so far; afterwards nothing changes any more."""
+    mean_loss: Float[Array, ""]
+    taken: Int[Array, ""]
+    """Steps that changed the parameters."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """What a step's program is made of, beside shapes: how the loss is computed and how parameters change."""
+
+    graph: nnx.GraphDef
+    reference_graph: nnx.GraphDef | None
+    """Of the model that the tuned one is kept near to."""
+    optimizer: optax.GradientTransformation
+    dtype: np.dtype
+    remat: Remat
+    kl_weight: float
+    skip_spikes: float
+
+
+class Shared(NamedTuple):
+    """What all models of a stack share: weights that are not tuned, and those of the reference."""
+
+    frozen: nnx.State | None
+    reference: nnx.State | None
+
+
+def first_state(params: nnx.State, optimizer: optax.GradientTransformation) -> CellState:
+    """The state before the first step, laid out like the parameters."""
+    return CellState(params, optimizer.init(params), jnp.bool_(True), jnp.float32(0), jnp.int32(0))
 
 
 def response_loss(
     decoder: Decoder,
-    tokens_BT: Int[Array, "B T"],
-    positions_BT: Int[Array, "B T"],
-    segments_BT: Int[Array, "B T"],
-    slots_BC: Int[Array, "B C"],
-    targets_BC: Int[Array, "B C"],
-    weights_BC: Float[Array, "B C"],
+    tokens_RT: Int[Array, "R T"],
+    positions_RT: Int[Array, "R T"],
+    segments_RT: Int[Array, "R T"],
+    slots_HS: Int[Array, "H S"],
+    targets_HS: Int[Array, "H S"],
+    weights_HS: Float[Array, "H S"],
     *,
     dtype: np.dtype,
-    remat: bool,
-) -> Float[Array, ""]:
-    """Mean cross-entropy of the weighted targets, in nats a token, normalised over the whole global batch."""
-    hidden_BTD = decoder.hidden(tokens_BT, positions_BT, segments_BT, dtype=dtype, remat=remat)
-    logprobs_BC1, _ = target_logprobs(decoder, at_slots(hidden_BTD, slots_BC), targets_BC[..., None])
-    return -jnp.sum(logprobs_BC1[..., 0] * weights_BC) / jnp.sum(weights_BC)
+    remat: Remat = "none",
+    reference: Decoder | None = None,
+    kl_weight: float = 0.0,
+) -> Losses:
+    """Weighted losses of a batch's targets in nats, summed over the whole global batch (see `summed_loss`)."""
+    inputs = tokens_RT, positions_RT, segments_RT
+    hidden_RTD = decoder.hidden(*inputs, dtype=dtype, remat=remat)
+    kept = None
+    if reference is not None:
+        kept = Reference(reference.hidden(*inputs, dtype=dtype), head_weight(reference, dtype))
+    return summed_loss(decoder, hidden_RTD, slots_HS, targets_HS, weights_HS, kept, kl_weight)
 
 
-def learning_rates(config: TuneConfig, steps: int) -> np.ndarray:
-    """The rate of every step, [steps]: linear warm-up from 0, then cosine to 0 (as in the Hugging Face Trainer)."""
-    warmup = int(np.ceil(config.warmup * steps))
-    schedule = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, warmup, max(steps, warmup + 1))
-    return np.asarray(jax.vmap(schedule)(jnp.arange(steps)), np.float32)
-
-
-def optimizer(config: TuneConfig) -> optax.GradientTransformation:
-    """Clip by global norm, then AdamW without its learning rate, which each step is given."""
-    return optax.chain(
-        optax.clip_by_global_norm(config.clip_norm),
-        optax.scale_by_adam(config.beta1, config.beta2, config.epsilon),
-        optax.add_decayed_weights(config.weight_decay, mask=_decayed),
-    )
-
-
-@functools.partial(jax.jit, static_argnames="config")
-def initial_moments(config: TuneConfig, params: nnx.State) -> Any:
-    """AdamW's moments before the first step, laid out like the parameters; compiled once for all runs of a shape."""
-    return optimizer(config).init(params)
-
-
-def _decayed(params: Any) -> Any:
-    """Weight decay spares norms and biases."""
-
-    def is_matrix(path: tuple, _: Array) -> bool:
-        return not any(word in jax.tree_util.keystr(path) for word in ("norm", "bias"))
-
-    return jax.tree.map_with_path(is_matrix, params)
-
-
-@functools.partial(jax.jit, static_argnames=("graph", "config", "dtype"), donate_argnames=("params", "moments"))
 def train_step(
-    graph: nnx.GraphDef,
-    config: TuneConfig,
-    params: nnx.State,
-    moments: Any,
-    rate: Float[Array, ""],
+    recipe: Recipe,
+    stack: CellState,
+    shared: Shared,
+    rates_C: Float[Array, "C"],
+    active_C: Bool[Array, "C"],
+    micro: Int[Array, ""],
     batch: tuple[Array, ...],
-    *,
-    dtype: np.dtype,
-) -> tuple[nnx.State, Any, dict[str, Array]]:
-    """Updates float32 parameters and AdamW moments.
+) -> tuple[CellState, dict[str, Float[Array, "C"]]]:
+    """Updates the models of a stack by one step each, from the first `micro` parts of `batch` ([C, M, ...] arrays).
 
-    Metrics are loss (nats a token), grad_norm (before clipping) and tokens (that the loss counts).
+    Models that are not active stay as they are, as do those whose loss or gradient is not finite. Metrics are loss
+    (cross-entropy, nats a token of the global batch), grad_norm (before clipping), tokens (what the loss counts),
+    skipped (1 where the step was left out as a spike) and, with a reference, divergence.
     """
+    total_C = jnp.maximum(jnp.sum(batch[-1], axis=(1, 2, 3)), 1e-9)
 
-    def loss_of(params: nnx.State) -> Array:
-        return response_loss(nnx.merge(graph, params), *batch, dtype=dtype, remat=config.remat)
+    def loss_of(params: nnx.State, part: tuple[Array, ...]) -> tuple[Array, Losses]:
+        decoder = nnx.merge(recipe.graph, *(each for each in (params, shared.frozen) if each is not None))
+        reference = None
+        if recipe.reference_graph is not None:
+            reference = nnx.merge(recipe.reference_graph, shared.reference)
+        losses = response_loss(
+            decoder, *part, dtype=recipe.dtype, remat=recipe.remat, reference=reference, kl_weight=recipe.kl_weight
+        )
+        return losses.loss, losses
 
-    loss, gradients = jax.value_and_grad(loss_of)(params)
-    updates, moments = optimizer(config).update(gradients, moments, params)
-    params = jax.tree.map(lambda param, update: param - rate * update, params, updates)
-    metrics = {"loss": loss, "grad_norm": optax.tree.norm(gradients), "tokens": batch[-1].sum()}
-    return params, moments, metrics
+    gradient_of = vmapped(jax.grad(loss_of, has_aux=True))
+
+    def add(index: Array | int, carry: tuple[nnx.State, Losses] | None) -> tuple[nnx.State, Losses]:
+        part = tuple(jax.lax.dynamic_index_in_dim(each, index, axis=1, keepdims=False) for each in batch)
+        found = gradient_of(stack.params, part)
+        return found if carry is None else jax.tree.map(jnp.add, carry, found)
+
+    if batch[0].shape[1] == 1:
+        gradients, losses = add(0, None)
+    else:
+        nothing = (_zeros(stack.params), Losses(*[jnp.zeros_like(total_C)] * len(Losses._fields)))
+        gradients, losses = jax.lax.fori_loop(0, micro, add, nothing)
+    stack, measured = vmapped(functools.partial(_update, recipe))(stack, gradients, losses, rates_C, active_C, total_C)
+    return pinned(stack), jax.tree.map(lambda x: jax.sharding.reshard(x, jax.P()), measured)
+
+
+def _zeros(tree: nnx.State) -> nnx.State:
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype, out_sharding=jax.typeof(x).sharding.spec), tree)
+
+
+def _update(
+    recipe: Recipe, state: CellState, gradients: nnx.State, losses: Losses, rate: Array, active: Array, total: Array
+) -> tuple[CellState, dict[str, Array]]:
+    """One model's step, from the summed gradients of its batch."""
+    gradients = jax.tree.map(lambda x: x / total, gradients)
+    loss, norm = losses.cross_entropy / total, optax.tree.norm(gradients)
+    finite = jnp.isfinite(losses.loss) & jnp.isfinite(norm)
+    spike = (state.taken >= SPIKE_AFTER) & (loss > recipe.skip_spikes * state.mean_loss) & (recipe.skip_spikes > 0)
+    steps = active & state.alive & finite & ~spike
+    updates, moments = recipe.optimizer.update(gradients, state.moments, state.params)
+    params = jax.tree.map(lambda param, update: param + rate * update, state.params, updates)
+    params, moments = jax.tree.map(
+        lambda new, old: jnp.where(steps, new, old), (params, moments), (state.params, state.moments)
+    )
+    mean = jnp.where(state.taken > 0, SPIKE_MEMORY * state.mean_loss + (1 - SPIKE_MEMORY) * loss, loss)
+    after = CellState(
+        params,
+        moments,
+        state.alive & (finite | ~active),
+        jnp.where(steps, mean, state.mean_loss),
+        state.taken + steps,
+    )
+    measured = {"loss": loss, "grad_norm": norm, "tokens": total, "skipped": (spike & finite).astype(jnp.float32)}
+    if recipe.reference_graph is not None:
+        measured["divergence"] = losses.divergence / total
+    return after, measured
+
+
+def recipe_of(
+    config: TuneConfig,
+    graph: nnx.GraphDef,
+    reference_graph: nnx.GraphDef | None,
+    optimizer: optax.GradientTransformation,
+    dtype: np.dtype,
+) -> Recipe:
+    """The recipe that a configuration asks for."""
+    return Recipe(graph, reference_graph, optimizer, dtype, config.remat, config.kl, config.skip_spikes)

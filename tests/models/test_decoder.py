@@ -15,7 +15,7 @@ from jaxift.models.decoder import abstract_decoder, init_decoder
 from jaxift.models.export import hf_tensors
 from jaxift.models.families import weight_table
 from jaxift.models.rope import Rope
-from jaxift.parallel.mesh import make_mesh, sharding, spec
+from jaxift.parallel.mesh import batch_shards, make_mesh, sharding, spec
 from jaxift.tuning.step import response_loss
 
 T = 12
@@ -102,22 +102,24 @@ def test_padding_is_finite(tiny_model, all_logits):
     assert np.isfinite(all_logits(tiny_model.decoder, tiny_model.mesh, np.full((2, T), 5), segments)).all()
 
 
-def loss_and_gradient(model, rows=8, remat=False):
-    """Response loss of a fixed batch on a model's mesh, and its gradient under Hugging Face names."""
-    rng = np.random.default_rng(3)
+def loss_and_gradient(model, rows=8, remat="none"):
+    """Summed loss of a fixed batch on a model's mesh, and its gradient under Hugging Face names."""
+    rng, shards = np.random.default_rng(3), batch_shards(model.mesh)
+    targets, place = rng.integers(4, 64, (rows, 3)), np.array([9, 12, 15])
+    slots = 16 * (np.arange(rows)[:, None] % (rows // shards)) + place
     arrays = [
         rng.integers(4, 64, (rows, 16)).astype(np.int32),
         np.tile(np.arange(16, dtype=np.int32), (rows, 1)),
         np.ones((rows, 16), np.int32),
-        np.tile(np.array([9, 12, 15], np.int32), (rows, 1)),
-        rng.integers(4, 64, (rows, 3)).astype(np.int32),
-        np.ones((rows, 3), np.float32),
+        slots.reshape(shards, -1).astype(np.int32),
+        targets.reshape(shards, -1).astype(np.int32),
+        np.ones((shards, 3 * rows // shards), np.float32),
     ]
     placed = place_on(model.mesh, *arrays)
     graph, state = nnx.split(model.decoder)
 
     def loss(state):
-        return response_loss(nnx.merge(graph, state), *placed, dtype=model.dtype, remat=remat)
+        return response_loss(nnx.merge(graph, state), *placed, dtype=model.dtype, remat=remat).loss
 
     with jax.set_mesh(model.mesh):
         value, gradient = jax.jit(jax.value_and_grad(loss))(state)
@@ -156,12 +158,13 @@ def test_weights_are_spread_over_the_mesh(meshes, tiny_folder):
 
 def test_default_mesh_is_one_device_of_the_eight(tiny_model):
     assert jax.device_count() == 8
-    assert tiny_model.mesh.shape == {"data": 1, "fsdp": 1, "tensor": 1}
+    assert tiny_model.mesh.shape == {"cell": 1, "data": 1, "fsdp": 1, "tensor": 1}
 
 
-def test_recomputation_changes_nothing(tiny_model, on_one_device):
+@pytest.mark.parametrize("remat", ["dots", "full"])
+def test_recomputation_changes_nothing(remat, tiny_model, on_one_device):
     _, loss, gradient = on_one_device
-    found_loss, found_gradient = loss_and_gradient(tiny_model, remat=True)
+    found_loss, found_gradient = loss_and_gradient(tiny_model, remat=remat)
     assert found_loss == pytest.approx(loss, rel=1e-6)
     assert_close_to_scale(found_gradient, gradient, 1e-6)
 

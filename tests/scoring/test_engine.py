@@ -1,6 +1,5 @@
 """The scorer against a slow reference, and what must not change its answers."""
 
-import collections
 import dataclasses
 
 import numpy as np
@@ -11,6 +10,7 @@ from hypothesis import strategies as st
 import jaxift
 from jaxift.errors import UserError
 from jaxift.models import prefix
+from jaxift.parallel.compiled import Compiled
 from jaxift.scoring import packing, programs
 from jaxift.scoring.engine import score, score_tokens
 from jaxift.scoring.requests import Request, TokenRequest, encode_requests
@@ -125,7 +125,7 @@ def test_row_lengths_change_nothing(lengths, tiny_model, answers, monkeypatch):
 
 def test_fewer_logits_at_a_time_change_nothing(tiny_model, answers, monkeypatch):
     monkeypatch.setattr(prefix, "LOGITS_BYTES", 1)
-    monkeypatch.setattr(programs, "_compiled", collections.OrderedDict())
+    monkeypatch.setattr(programs, "_compiled", Compiled(8))
     same(score(tiny_model, REQUESTS), answers)
 
 

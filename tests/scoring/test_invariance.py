@@ -20,7 +20,7 @@ from jaxift.scoring.engine import score_tokens
 from jaxift.scoring.filling import fill
 from jaxift.scoring.packing import Layout
 from jaxift.scoring.plan import Shape, Step, make_plan
-from jaxift.scoring.programs import compile_plan
+from jaxift.scoring.programs import Scored, compile_plan
 from jaxift.scoring.requests import Score, TokenRequest
 from jaxift.scoring.store import ScoreStore
 from jaxift.scoring.tree import build_tree
@@ -206,7 +206,7 @@ def test_resumed_run_ends_with_the_same_bits(model, tmp_path, monkeypatch):
 
 def test_other_shapes_are_an_error_and_are_not_compiled(model):
     plan = make_plan(build_tree(ASKED[:3]), Layout())
-    programs = compile_plan(model.decoder, plan, model.mesh, np.dtype(np.float32))
+    programs = compile_plan(Scored.of(model.decoder, model.mesh), plan, np.dtype(np.float32))
     [step, *_] = (piece for piece in plan.work if isinstance(piece, Step))
     filled = fill(plan, step)
     arrays = (

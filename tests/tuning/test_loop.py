@@ -76,13 +76,22 @@ def test_mesh_and_its_padding_rows_change_nothing(mesh, meshes, tiny_folder, tun
     assert [step["tokens"] for step in found.metrics] == [step["tokens"] for step in tuned.metrics]
 
 
-def test_longer_padding_changes_nothing(tiny_model, tuned, monkeypatch):
-    monkeypatch.setattr(batches, "bucket", lambda length: 48)
-    np.testing.assert_allclose(losses(tune(tiny_model, PAIRS, CONFIG, seed=1)), losses(tuned), rtol=1e-5)
+WAYS = {
+    "unpacked": {"packing": False},
+    "summed over parts": {"micro_tokens": 16},
+    "unpacked, summed over parts": {"packing": False, "micro_tokens": 32},
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_how_examples_are_fed_changes_nothing(way, tiny_model, tuned):
+    found = tune(tiny_model, PAIRS, CONFIG.model_copy(update=WAYS[way]), seed=1)
+    np.testing.assert_allclose(losses(found), losses(tuned), rtol=1e-5)
+    assert [step["tokens"] for step in found.metrics] == [step["tokens"] for step in tuned.metrics]
 
 
 def test_recomputation_changes_nothing(tiny_model, tuned):
-    found = tune(tiny_model, PAIRS, CONFIG.model_copy(update={"remat": True}), seed=1)
+    found = tune(tiny_model, PAIRS, CONFIG.model_copy(update={"remat": "full"}), seed=1)
     np.testing.assert_allclose(losses(found), losses(tuned), rtol=1e-5)
 
 
@@ -115,7 +124,8 @@ def refusal(*arguments, **options):
 def test_diverging_run_is_refused(tiny_model):
     config = CONFIG.model_copy(update={"learning_rate": 1e30, "warmup": 0.0})
     message = refusal(tiny_model, PAIRS, config)
-    assert "the loss or gradient is not finite; lower tune.learning_rate" in message
+    assert "step 2: the loss or gradient is not finite, on the examples" in message
+    assert "lower tune.learning_rate" in message
 
 
 def test_no_data_is_refused(tiny_model):

@@ -17,7 +17,8 @@ from jaxift.errors import UserError
 from jaxift.models.export import hf_tensors
 from jaxift.tuning.batches import Example, encode_examples
 from jaxift.tuning.checkpoint import restore_params
-from jaxift.tuning.loop import run_key, tune
+from jaxift.tuning.group import run_key
+from jaxift.tuning.loop import tune
 
 ROOT = Path(__file__).resolve().parents[2]
 PAIRS = [(f"w{number} w{number + 1}", f" {'ABCD'[number % 4]}") for number in range(8)]

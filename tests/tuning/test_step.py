@@ -12,9 +12,10 @@ from flax import nnx
 import jaxift
 from jaxift.config import TuneConfig
 from jaxift.models.export import hf_tensors
-from jaxift.tuning.batches import Plan, encode_examples
+from jaxift.tuning.batches import Plan, choose_shape, encode_examples
 from jaxift.tuning.loop import tune
-from jaxift.tuning.step import learning_rates, response_loss
+from jaxift.tuning.optimizers import learning_rates
+from jaxift.tuning.step import response_loss
 
 SHAPE = {
     "vocab_size": 64, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -83,12 +84,21 @@ def torch_loss(model, examples):
     return model(input_ids=ids, attention_mask=seen, labels=labels).loss
 
 
-def our_gradient(model, batch):
+def whole_batch(examples, packing=False):
+    """All examples as one batch of one part, without the axis over parts."""
+    plan = Plan(examples, len(examples), 1, seed=0)
+    shape = choose_shape([plan], packing=packing, micro_tokens=1 << 20, shards=1, pair_cost=0.0, limit=1 << 10)
+    return [array[0] for array in plan.batch(0, shape, packing).arrays]
+
+
+def our_gradient(model, examples, packing=False, remat="none"):
+    """Mean loss of a batch and its gradient."""
     graph, state = nnx.split(model.decoder)
-    arrays = [jnp.asarray(array) for array in batch.arrays]
+    arrays = [jnp.asarray(array) for array in whole_batch(examples, packing)]
 
     def loss(state):
-        return response_loss(nnx.merge(graph, state), *arrays, dtype=model.dtype, remat=False)
+        losses = response_loss(nnx.merge(graph, state), *arrays, dtype=model.dtype, remat=remat)
+        return losses.loss / arrays[-1].sum()
 
     with jax.set_mesh(model.mesh):
         value, gradient = jax.jit(jax.value_and_grad(loss))(state)
@@ -112,7 +122,7 @@ def test_gradient_is_that_of_torch_and_fails_with_a_wrong_mask(shift, pair):
     loss = torch_loss(theirs, examples)
     loss.backward()
     moved = [dataclasses.replace(example, start=example.start + shift) for example in examples]
-    found, gradient = our_gradient(ours, Plan(moved, len(moved), 1, seed=0).batch(0))
+    found, gradient = our_gradient(ours, moved)
     error = worst_relative_error(gradient, torch_tensors(theirs, lambda parameter: parameter.grad))
     if shift == 0:
         assert found == pytest.approx(loss.item(), rel=1e-5)

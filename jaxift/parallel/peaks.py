@@ -1,0 +1,25 @@
+"""What devices can do at most, by their makers' data sheets."""
+
+from typing import Any
+
+# dense bfloat16 FLOP/s of one JAX device: cloud.google.com/tpu/docs, nvidia.com data sheets; v2 and v3 count a core,
+# v4 and later a chip
+BFLOAT16: dict[str, float] = {
+    "TPU v2": 22.5e12,
+    "TPU v3": 61.5e12,
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5": 459e12,
+    "TPU v5p": 459e12,
+    "TPU v6 lite": 918e12,
+    "NVIDIA A100": 312e12,
+    "NVIDIA H100": 989e12,
+}
+
+
+def peak_flops(device: Any, dtype: str) -> float | None:
+    """Floating-point operations a second of a device, where its maker says: in bfloat16 alone."""
+    if dtype != "bfloat16":
+        return None
+    kind = device.device_kind
+    return next((BFLOAT16[name] for name in sorted(BFLOAT16, key=len, reverse=True) if kind.startswith(name)), None)

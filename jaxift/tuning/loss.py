@@ -1,0 +1,220 @@
+"""Cross-entropy at chosen places: neither logits nor their gradient exist for more than a few of them at a time.
+
+The backward pass of a loss needs the same logits as the forward pass. The gradients of the hidden states and of the LM
+head are therefore computed while the logits are there, and kept instead of them; each device for its rows and its share
+of the vocabulary. With a reference model the loss has `kl_weight` times KL(model || reference) beside it.
+"""
+
+import dataclasses
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from jaxift.models.attention import NEGATIVE
+from jaxift.models.decoder import Decoder
+from jaxift.models.layer import whole
+from jaxift.parallel.mesh import RULES, spec
+
+LOGITS_BYTES = 1 << 26
+"""float32 logits of one model that exist at a time on a device."""
+
+
+class Losses(NamedTuple):
+    """Sums over all places, weighted: the loss, its part that is cross-entropy, and that which is divergence."""
+
+    loss: Float[Array, ""]
+    cross_entropy: Float[Array, ""]
+    divergence: Float[Array, ""]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Head:
+    """What the LM head does beside its product."""
+
+    vocab_size: int
+    soft_cap: float | None
+    kl_weight: float
+
+
+class Reference(NamedTuple):
+    """The hidden states and the LM head of the model that the tuned one is kept near to."""
+
+    hidden_RTD: Float[Array, "R T D"]
+    weight_VD: Float[Array, "V D"]
+
+
+def head_weight(decoder: Decoder, dtype: jnp.dtype) -> Float[Array, "V D"]:
+    """The LM head as it is computed with, the vocabulary sharded over `tensor`."""
+    return whole(decoder.embedding if decoder.head is None else decoder.head, dtype, "vocab", None)
+
+
+def summed_loss(
+    decoder: Decoder,
+    hidden_RTD: Float[Array, "R T D"],
+    slots_HS: Int[Array, "H S"],
+    targets_HS: Int[Array, "H S"],
+    weights_HS: Float[Array, "H S"],
+    reference: Reference | None = None,
+    kl_weight: float = 0.0,
+) -> Losses:
+    """Weighted losses in nats of the targets that follow the slots, summed.
+
+    The R rows lie on H shards; `slots_HS` counts the places of a shard's rows laid end to end.
+    """
+    config = decoder.config
+    head = _Head(config.vocab_size, config.logit_soft_cap, kl_weight)
+    weight_VD = head_weight(decoder, hidden_RTD.dtype)
+    return Losses(*_summed(head, weight_VD, hidden_RTD, slots_HS, targets_HS, weights_HS, reference))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _summed(
+    head: _Head,
+    weight_VD: Array,
+    hidden_RTD: Array,
+    slots_HS: Array,
+    targets_HS: Array,
+    weights_HS: Array,
+    reference: Reference | None,
+) -> tuple[Array, Array, Array]:
+    return _run(head, weight_VD, hidden_RTD, slots_HS, targets_HS, weights_HS, reference, with_gradient=False)[0]
+
+
+def _forward(head: _Head, weight_VD: Array, hidden_RTD: Array, *rest: Any) -> tuple[tuple, tuple[Array, Array]]:
+    return _run(head, weight_VD, hidden_RTD, *rest, with_gradient=True)
+
+
+def _backward(head: _Head, gradients: tuple[Array, Array], cotangents: tuple[Array, Array, Array]) -> tuple:
+    scale = cotangents[0]  # the other two are told, not learned from
+    weight_VD, hidden_RTD = ((scale * each).astype(each.dtype) for each in gradients)
+    return weight_VD, hidden_RTD, None, None, None, None
+
+
+_summed.defvjp(_forward, _backward)
+
+
+def _run(
+    head: _Head,
+    weight_VD: Array,
+    hidden_RTD: Array,
+    slots_HS: Array,
+    targets_HS: Array,
+    weights_HS: Array,
+    reference: Reference | None,
+    *,
+    with_gradient: bool,
+) -> tuple[tuple[Array, Array, Array], tuple[Array, Array] | tuple[()]]:
+    matrix, rows, places = spec("vocab", None), spec("batch", None, None), spec("batch", None)
+    given = () if reference is None else tuple(reference)
+    local = functools.partial(_local, head, with_gradient)
+    run = jax.shard_map(
+        local,
+        in_specs=(matrix, rows, places, places, places, *((rows, matrix) if given else ())),
+        out_specs=((spec(),) * 3, (matrix, rows) if with_gradient else ()),
+        check_vma=False,
+    )
+    laid_out = (jax.sharding.reshard(each, places) for each in (slots_HS, targets_HS, weights_HS))
+    return run(weight_VD, hidden_RTD, *laid_out, *given)
+
+
+def _local(
+    head: _Head,
+    with_gradient: bool,
+    weight_VD: Array,
+    hidden_RTD: Array,
+    slots_HS: Array,
+    targets_HS: Array,
+    weights_HS: Array,
+    reference_RTD: Array | None = None,
+    reference_VD: Array | None = None,
+) -> tuple[tuple[Array, Array, Array], tuple[Array, Array] | tuple[()]]:
+    """One device's rows and share of the vocabulary."""
+    (V, D), S = weight_VD.shape, slots_HS.shape[1]
+    slots, targets, weights = slots_HS[0], targets_HS[0], weights_HS[0]
+    together = max(1, min(S, LOGITS_BYTES // (4 * V * (1 if reference_VD is None else 2))))
+    blocks = -(-S // together)
+
+    def cut(x: Array) -> Array:
+        padding = ((0, blocks * together - S), *[(0, 0)] * (x.ndim - 1))
+        return jnp.pad(x, padding).reshape(blocks, together, *x.shape[1:])
+
+    hidden_ND = hidden_RTD.reshape(-1, D)
+    parts = [cut(hidden_ND[slots]), cut(targets), cut(weights)]
+    if reference_RTD is not None:
+        parts.append(cut(reference_RTD.reshape(-1, D)[slots]))
+
+    def add(carry: tuple, part: tuple) -> tuple[tuple, Array | None]:
+        sums, gradient_VD = carry
+        found, gradient_logits, h_SD = _block(head, weight_VD, reference_VD, *part)
+        sums = tuple(map(jnp.add, sums, found))
+        if not with_gradient:
+            return (sums, gradient_VD), None
+        gradient_logits = gradient_logits.astype(weight_VD.dtype)
+        gradient_VD = gradient_VD + jnp.einsum("SV,SD->VD", gradient_logits, h_SD, preferred_element_type=jnp.float32)
+        gradient_SD = jnp.einsum("SV,VD->SD", gradient_logits, weight_VD, preferred_element_type=jnp.float32)
+        return (sums, gradient_VD), gradient_SD
+
+    zero = jnp.float32(0)
+    start = ((zero, zero, zero), jnp.zeros((V, D), jnp.float32) if with_gradient else zero)
+    if blocks == 1:
+        (sums, gradient_VD), gradient_SD = add(start, tuple(part[0] for part in parts))
+    else:
+        (sums, gradient_VD), gradient_SD = jax.lax.scan(add, start, tuple(parts))
+    batch, vocab = RULES["batch"], RULES["vocab"]
+    sums = tuple(jax.lax.psum(each, batch) for each in sums)
+    if not with_gradient:
+        return sums, ()
+    gradient_SD = jax.lax.psum(gradient_SD, vocab).reshape(-1, D)[:S]
+    gradient_ND = jnp.zeros(hidden_ND.shape, jnp.float32).at[slots].add(gradient_SD)
+    gradient_RTD = gradient_ND.reshape(hidden_RTD.shape).astype(hidden_RTD.dtype)
+    return sums, (jax.lax.psum(gradient_VD, batch).astype(weight_VD.dtype), gradient_RTD)
+
+
+def _block(
+    head: _Head,
+    weight_VD: Array,
+    reference_VD: Array | None,
+    h_SD: Array,
+    targets_S: Array,
+    weights_S: Array,
+    reference_SD: Array | None = None,
+) -> tuple[tuple[Array, Array, Array], Array, Array]:
+    """Sums over some places, the gradient of their logits, and the hidden states that they came of."""
+    axis = RULES["vocab"]
+    logits_SV, slope = _logits(head, h_SD, weight_VD)
+    logprobs_SV = logits_SV - _log_sum_exp(logits_SV)
+    probs_SV = jnp.exp(logprobs_SV)
+    numbers = jax.lax.axis_index(axis) * weight_VD.shape[0] + jnp.arange(weight_VD.shape[0])
+    hit_SV = numbers == targets_S[:, None]
+    cross_S = -jax.lax.psum(jnp.sum(jnp.where(hit_SV, logprobs_SV, 0), -1), axis)
+    gradient_SV = probs_SV - hit_SV
+    divergence_S = jnp.zeros_like(cross_S)
+    if reference_VD is not None:
+        assert reference_SD is not None
+        others_SV, _ = _logits(head, reference_SD, reference_VD)
+        ratio_SV = logprobs_SV - (others_SV - _log_sum_exp(others_SV))
+        divergence_S = jax.lax.psum(jnp.sum(probs_SV * ratio_SV, -1), axis)
+        gradient_SV += head.kl_weight * probs_SV * (ratio_SV - divergence_S[:, None])
+    cross, divergence = jnp.sum(weights_S * cross_S), jnp.sum(weights_S * divergence_S)
+    gradient_SV = gradient_SV * weights_S[:, None] * slope
+    return (cross + head.kl_weight * divergence, cross, divergence), gradient_SV, h_SD
+
+
+def _logits(head: _Head, h_SD: Array, weight_VD: Array) -> tuple[Array, Array | float]:
+    """float32 logits of a share of the vocabulary, and the slope of the soft cap."""
+    logits_SV = jnp.einsum("SD,VD->SV", h_SD, weight_VD, preferred_element_type=jnp.float32)
+    slope = 1.0
+    if head.soft_cap is not None:
+        capped = jnp.tanh(logits_SV / head.soft_cap)
+        logits_SV, slope = head.soft_cap * capped, 1 - capped * capped
+    numbers = jax.lax.axis_index(RULES["vocab"]) * weight_VD.shape[0] + jnp.arange(weight_VD.shape[0])
+    return jnp.where(numbers < head.vocab_size, logits_SV, NEGATIVE), slope
+
+
+def _log_sum_exp(logits_SV: Array) -> Array:
+    axis = RULES["vocab"]
+    largest = jax.lax.pmax(logits_SV.max(-1, keepdims=True), axis)
+    return largest + jnp.log(jax.lax.psum(jnp.sum(jnp.exp(logits_SV - largest), -1, keepdims=True), axis))

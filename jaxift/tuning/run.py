@@ -1,0 +1,254 @@
+"""One wave: batches are placed, steps dispatched, the metrics of the step before read, cells saved and resumed."""
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxift.models.flops import tuning_flops
+from jaxift.models.stack import put, take
+from jaxift.parallel.hosts import exchange, global_array
+from jaxift.parallel.mesh import CELL, spec, stacked
+from jaxift.tuning.batches import Batch, empty_batch
+from jaxift.tuning.checkpoint import Checkpoints, Metrics
+from jaxift.tuning.group import Group, Prepared
+from jaxift.tuning.signals import Terminated, Terminations
+from jaxift.tuning.watch import Watch
+
+SAVE_SECONDS = 600.0
+"""About how much work may be lost where nothing else is configured."""
+
+
+@dataclasses.dataclass
+class Timing:
+    """Where a wave's time went, in seconds, and what it got through in `step`."""
+
+    compile: float = 0.0
+    input: float = 0.0
+    step: float = 0.0
+    checkpoint: float = 0.0
+    tokens: int = 0
+    """Of examples, fed; padding is not counted."""
+    places: int = 0
+    """Tokens fed, with padding."""
+    flops: float = 0.0
+    """Useful ones, of all models."""
+
+    @property
+    def seconds(self) -> float:
+        """All of it."""
+        return self.compile + self.input + self.step + self.checkpoint
+
+
+@dataclasses.dataclass
+class _Cell:
+    """One cell of the stack while it is tuned."""
+
+    prepared: Prepared
+    checkpoints: Checkpoints | None
+    metrics: list[Metrics]
+    dispatched: int
+    """Steps that were given to the devices."""
+    failure: str = ""
+    saved: int = -1
+    """Steps after which it was saved last."""
+
+    @property
+    def goes_on(self) -> bool:
+        return not self.failure and self.dispatched < self.prepared.plan.steps
+
+
+class Run:
+    """Tunes the cells of one wave; `close` it in any case."""
+
+    def __init__(self, group: Group, wave: Sequence[Prepared], watch: Watch):
+        self.group, self.watch, self.mesh = group, watch, group.model.mesh
+        self.timing = Timing()
+        size = len(wave) + -len(wave) % self.mesh.shape[CELL]
+        self.program, self.timing.compile = group.program(size)
+        self.size, self._open = size, contextlib.ExitStack()
+        self.cells: list[_Cell] = []
+        self._pending: tuple[list[_Cell], dict[str, Any]] | None = None
+        self._clock = time.perf_counter()
+        try:
+            with jax.set_mesh(self.mesh):
+                self.stack = group.stack(size)
+                for index, prepared in enumerate(wave):
+                    self.cells.append(self._cell(index, prepared))
+        except BaseException:
+            self._open.close()
+            raise
+
+    def close(self) -> None:
+        """Waits for checkpoints under way."""
+        self._open.close()
+
+    def found(self) -> list[tuple[list[Metrics], int, str]]:
+        """Metrics, examples at the length limit, and failure of each cell."""
+        return [(cell.metrics, cell.prepared.at_limit, cell.failure) for cell in self.cells]
+
+    def _cell(self, index: int, prepared: Prepared) -> _Cell:
+        """A cell as it was saved last, or before its first step."""
+        job, config = prepared.job, prepared.job.config
+        if job.folder is None:
+            if config.lora is not None:
+                self.stack = put(self.stack, jnp.int32(index), self.group.first_state(job.seed))
+            return _Cell(prepared, None, [], 0)
+        checkpoints = self._open.enter_context(Checkpoints(job.folder, prepared.key, config.keep, self.watch.say))
+        state = self.group.first_state(job.seed)
+        found = checkpoints.restore(state.params, state._replace(params=()))
+        metrics: list[Metrics] = []
+        if found is not None:
+            params, rest, metrics = found
+            state = (state if rest is None else rest)._replace(params=params)
+        if found is not None or config.lora is not None:
+            self.stack = put(self.stack, jnp.int32(index), state)
+        return _Cell(prepared, checkpoints, metrics, len(metrics), saved=len(metrics) if found else -1)
+
+    def execute(self) -> None:
+        """Takes all steps of all cells, saving on the way and at the end.
+
+        Raises Terminated, after everything is saved, where the process is asked to end.
+        """
+        with jax.set_mesh(self.mesh), Terminations() as terminations:
+            taken = 0
+            self._clock = time.perf_counter()
+            while any(cell.goes_on for cell in self.cells):
+                self._dispatch()
+                taken += 1
+                if terminations.noticed(taken):
+                    self._settle()
+                    self._save(everything=True)
+                    raise Terminated(f"asked to end after {taken} steps; the same command goes on from there")
+                if self._due(taken):
+                    self._settle()
+                    self._save()
+            self._settle()
+            self._spent("step")
+            self._save()
+            for cell in self.cells:
+                if cell.checkpoints:
+                    cell.checkpoints.wait()
+            self._spent("checkpoint")
+
+    def _spent(self, on: str) -> None:
+        """Books the time since the last call."""
+        now = time.perf_counter()
+        setattr(self.timing, on, getattr(self.timing, on) + now - self._clock)
+        self._clock = now
+
+    def _dispatch(self) -> None:
+        """Gives the next step of every cell to the devices, then reads the metrics of the step before."""
+        going = [cell for cell in self.cells if cell.goes_on]
+        batches = [self._batch(cell) for cell in self.cells]
+        batches += [empty_batch(self.group.shape)] * (self.size - len(batches))
+        rates = np.zeros(self.size, np.float32)
+        active = np.zeros(self.size, bool)
+        steps = []
+        for index, cell in enumerate(self.cells):
+            if cell.goes_on:
+                rates[index], active[index] = cell.prepared.rates[cell.dispatched], True
+                steps.append((cell, index, cell.dispatched + 1, float(rates[index])))
+        arrays = [np.stack(each) for each in zip(*(batch.arrays for batch in batches), strict=True)]
+        places = stacked(spec(None, "batch", None))
+        placed = tuple(global_array(each, jax.NamedSharding(self.mesh, places)) for each in arrays)
+        by_cell = jax.NamedSharding(self.mesh, jax.P(CELL))
+        micro = global_array(np.int32(max(batch.micro for batch in batches)), jax.NamedSharding(self.mesh, jax.P()))
+        self._spent("input")
+        self.stack, measured = self.program(
+            self.stack, self.group.shared, global_array(rates, by_cell), global_array(active, by_cell), micro, placed
+        )
+        for cell in going:
+            cell.dispatched += 1
+        before, self._pending = self._pending, (steps, measured)
+        self._read(before)
+        self._count(steps, int(max(batch.micro for batch in batches)))
+        self._spent("step")
+
+    def _batch(self, cell: _Cell) -> Batch:
+        if not cell.goes_on:
+            return empty_batch(self.group.shape)
+        return cell.prepared.plan.batch(cell.dispatched, self.group.shape, self.group.config.packing)
+
+    def _count(self, steps: list, micro: int) -> None:
+        shape = self.group.shape
+        self.timing.places += micro * shape.rows * shape.length * self.size
+        for cell, _, step, _ in steps:
+            plan = cell.prepared.plan
+            examples = [plan.examples[index] for index in plan.members(step - 1)]
+            lengths = [example.fed for example in examples]
+            self.timing.tokens += sum(lengths)
+            scored = sum(example.scored for example in examples)
+            self.timing.flops += tuning_flops(self.group.model.config, lengths, scored)
+
+    def _settle(self) -> None:
+        """Waits for the step in flight."""
+        pending, self._pending = self._pending, None
+        self._read(pending)
+
+    def _read(self, pending: tuple[list, dict[str, Any]] | None) -> None:
+        """Keeps the metrics of a step and tells them; marks cells that cannot go on."""
+        if pending is None:
+            return
+        steps, measured = pending
+        values = jax.device_get(measured)
+        for cell, index, step, rate in steps:
+            if cell.failure:  # dispatched before it was known
+                continue
+            mine = {name: float(value[index]) for name, value in values.items()}
+            if not np.isfinite([mine["loss"], mine["grad_norm"]]).all():
+                cell.failure = self._failure(cell, step)
+                self.watch.say(cell.failure)
+                continue
+            told = {"step": float(step), "learning_rate": rate, **mine}
+            cell.metrics.append(told)
+            self.watch.step(cell.prepared.job.name, told)
+
+    def _failure(self, cell: _Cell, step: int) -> str:
+        job, plan = cell.prepared.job, cell.prepared.plan
+        members = plan.members(step - 1)
+        names = [job.ids[index] if job.ids else str(index) for index in members]
+        shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+        return (
+            f"{job.name}: step {step}: the loss or gradient is not finite, on the examples {shown}; "
+            "it stops here; lower tune.learning_rate"
+        )
+
+    def _due(self, taken: int) -> bool:
+        """Whether resumable checkpoints are wanted now; all processes come to the same answer."""
+        every = self.group.config.checkpoint_every
+        if every is None:
+            if taken < 3:
+                return False
+            if taken == 3:  # the first ones wait for the devices to begin
+                self._settle()
+                seconds = self.timing.step / 3
+                told = exchange("seconds a step", str(seconds).encode())[0]
+                self._every = max(1, round(SAVE_SECONDS / max(float(told), 1e-6)))
+            every = self._every
+        return every > 0 and taken % every == 0 and any(cell.goes_on for cell in self.cells)
+
+    def _save(self, everything: bool = False) -> None:
+        """Saves every cell that has changed: those at their end as results, the others to be resumed."""
+        self._spent("step")
+        writing: list[Checkpoints] = []
+        for index, cell in enumerate(self.cells):
+            ended = len(cell.metrics) == cell.prepared.plan.steps
+            if cell.checkpoints is None or cell.failure or cell.saved == len(cell.metrics):
+                continue
+            state = take(self.stack, jnp.int32(index))
+            rest = None if ended else state._replace(params=())
+            if len(writing) > 1:  # no more than two copies at a time
+                writing.pop(0).wait()
+            cell.checkpoints.save(state.params, rest, cell.metrics)
+            cell.saved = len(cell.metrics)
+            writing.append(cell.checkpoints)
+        if everything:
+            for checkpoints in writing:
+                checkpoints.wait()
+        self._spent("checkpoint")
