@@ -252,8 +252,8 @@ class TuneConfig(Frozen):
     keep: Count = 2
     """Resumable checkpoints that are kept while a cell is tuned."""
     export: bool = False
-    """Also write what was tuned as others read it, in cells/ID/model: a Hugging Face folder, or with lora the adapter in
-    PEFT's layout."""
+    """Also write what was tuned as others read it, in cells/ID/model: a Hugging Face folder, or with lora the adapter
+    in PEFT's layout."""
     tensorboard: bool = False
     """Also write the metrics for TensorBoard, in tensorboard/ID."""
     wandb: str = ""

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -76,42 +76,41 @@ def spread(tree: Tree, cells: int) -> Tree:
 @jax.jit
 def take(stack: Tree, index: Array) -> Tree:
     """One model of a stack, on all devices of the mesh."""
-
-    def one(x: Array) -> Array:
-        layout = jax.P(*jax.typeof(x).sharding.spec[1:])
-        found = jax.sharding.auto_axes(
-            lambda x, index: jax.lax.dynamic_index_in_dim(x, index, keepdims=False), axes=CELL, out_sharding=layout
-        )
-        return found(x, index)
-
-    return jax.tree.map(one, stack)
+    return jax.tree.map(
+        lambda x: _across(_taken, x, index, out_sharding=jax.P(*jax.typeof(x).sharding.spec[1:])), stack
+    )
 
 
 @jax.jit
 def chosen(stack: Tree, indices: Array) -> Tree:
     """Some models of a stack, as a stack."""
-
-    def some(x: Array) -> Array:
-        found = jax.sharding.auto_axes(
-            lambda x, indices: jnp.take(x, indices, axis=0), axes=CELL, out_sharding=jax.typeof(x).sharding.spec
-        )
-        return found(x, indices)
-
-    return jax.tree.map(some, stack)
+    return jax.tree.map(lambda x: _across(_chosen, x, indices, out_sharding=jax.typeof(x).sharding.spec), stack)
 
 
 @functools.partial(jax.jit, donate_argnums=0)
 def put(stack: Tree, index: Array, tree: Tree) -> Tree:
     """The stack with one model replaced; takes the old stack's memory."""
+    return jax.tree.map(
+        lambda x, new: _across(_put, x, new, index, out_sharding=jax.typeof(x).sharding.spec), stack, tree
+    )
 
-    def one(x: Array, new: Array) -> Array:
-        layout = jax.typeof(x).sharding.spec
-        changed = jax.sharding.auto_axes(
-            lambda x, new, index: jax.lax.dynamic_update_index_in_dim(x, new, index, 0), axes=CELL, out_sharding=layout
-        )
-        return changed(x, new, index)
 
-    return jax.tree.map(one, stack, tree)
+def _across(function: Callable[..., Array], *arrays: Array, out_sharding: jax.P) -> Array:
+    """Runs what indexes the cell axis, which explicit sharding refuses: the compiler finds the way."""
+    run: Any = jax.sharding.auto_axes(function, axes=CELL, out_sharding=out_sharding)
+    return run(*arrays)
+
+
+def _taken(x: Array, index: Array) -> Array:
+    return jax.lax.dynamic_index_in_dim(x, index, keepdims=False)
+
+
+def _chosen(x: Array, indices: Array) -> Array:
+    return jnp.take(x, indices, axis=0)
+
+
+def _put(x: Array, new: Array, index: Array) -> Array:
+    return jax.lax.dynamic_update_index_in_dim(x, new, index, 0)
 
 
 def abstract(tree: Tree) -> Tree:

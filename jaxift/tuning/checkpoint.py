@@ -78,7 +78,7 @@ class Checkpoints:
         step = len(metrics)
         trees = {"params": nnx.to_pure_dict(params)} | ({} if rest is None else {"rest": _leaves(rest)})
         told = {"steps": metrics, "sums": {name: np.asarray(leaf_sums(tree)).tolist() for name, tree in trees.items()}}
-        items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
+        items: dict[str, Any] = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
         items["metrics"] = ocp.args.JsonSave({**told, "digest": digest(told)})
         self._begun = step
         try:

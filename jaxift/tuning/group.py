@@ -245,7 +245,10 @@ def tuned_part(model: LanguageModel) -> nnx.State:
 
 def frozen_part(model: LanguageModel) -> nnx.State | None:
     """The parameters beside adapters, which are not tuned."""
-    return None if model.config.lora is None else nnx.split(model.decoder, LoraParam, ...)[2]
+    if model.config.lora is None:
+        return None
+    _, _, frozen = nnx.split(model.decoder, LoraParam, ...)
+    return frozen
 
 
 def restored_stack(model: LanguageModel, config: TuneConfig, folders: Sequence[epath.PathLike]) -> ModelStack:
@@ -257,8 +260,7 @@ def restored_stack(model: LanguageModel, config: TuneConfig, folders: Sequence[e
     params, filled = tuned_part(model), len(folders) + -len(folders) % model.mesh.shape[CELL]
     params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.float32, sharding=x.sharding), params)
     with jax.set_mesh(model.mesh):
-        stack = None
-        for index, folder in enumerate(folders):
-            found = restore_params(folder, params)
-            stack = spread(found, filled) if stack is None else put(stack, jnp.int32(index), found)
+        stack = spread(restore_params(folders[0], params), filled)
+        for index, folder in enumerate(folders[1:], 1):
+            stack = put(stack, jnp.int32(index), restore_params(folder, params))
     return ModelStack(model, stack, frozen_part(model), len(folders))

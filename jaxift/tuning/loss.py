@@ -67,7 +67,8 @@ def summed_loss(
     config = decoder.config
     head = _Head(config.vocab_size, config.logit_soft_cap, kl_weight)
     weight_VD = head_weight(decoder, hidden_RTD.dtype)
-    return Losses(*_summed(head, weight_VD, hidden_RTD, slots_HS, targets_HS, weights_HS, reference))
+    sums: Any = _summed(head, weight_VD, hidden_RTD, slots_HS, targets_HS, weights_HS, reference)
+    return Losses(*sums)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -79,15 +80,15 @@ def _summed(
     targets_HS: Array,
     weights_HS: Array,
     reference: Reference | None,
-) -> tuple[Array, Array, Array]:
+) -> tuple[Array, ...]:
     return _run(head, weight_VD, hidden_RTD, slots_HS, targets_HS, weights_HS, reference, with_gradient=False)[0]
 
 
-def _forward(head: _Head, weight_VD: Array, hidden_RTD: Array, *rest: Any) -> tuple[tuple, tuple[Array, Array]]:
+def _forward(head: _Head, weight_VD: Array, hidden_RTD: Array, *rest: Any) -> tuple[tuple, tuple[Array, ...]]:
     return _run(head, weight_VD, hidden_RTD, *rest, with_gradient=True)
 
 
-def _backward(head: _Head, gradients: tuple[Array, Array], cotangents: tuple[Array, Array, Array]) -> tuple:
+def _backward(head: _Head, gradients: tuple[Array, ...], cotangents: tuple[Array, ...]) -> tuple:
     scale = cotangents[0]  # the other two are told, not learned from
     weight_VD, hidden_RTD = ((scale * each).astype(each.dtype) for each in gradients)
     return weight_VD, hidden_RTD, None, None, None, None
@@ -106,7 +107,7 @@ def _run(
     reference: Reference | None,
     *,
     with_gradient: bool,
-) -> tuple[tuple[Array, Array, Array], tuple[Array, Array] | tuple[()]]:
+) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
     matrix, rows, places = spec("vocab", None), spec("batch", None, None), spec("batch", None)
     given = () if reference is None else tuple(reference)
     local = functools.partial(_local, head, with_gradient)
@@ -130,7 +131,7 @@ def _local(
     weights_HS: Array,
     reference_RTD: Array | None = None,
     reference_VD: Array | None = None,
-) -> tuple[tuple[Array, Array, Array], tuple[Array, Array] | tuple[()]]:
+) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
     """One device's rows and share of the vocabulary."""
     (V, D), S = weight_VD.shape, slots_HS.shape[1]
     slots, targets, weights = slots_HS[0], targets_HS[0], weights_HS[0]

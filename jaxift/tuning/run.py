@@ -158,7 +158,9 @@ class Run:
         places = stacked(spec(None, "batch", None))
         placed = tuple(global_array(each, jax.NamedSharding(self.mesh, places)) for each in arrays)
         by_cell = jax.NamedSharding(self.mesh, jax.P(CELL))
-        micro = global_array(np.int32(max(batch.micro for batch in batches)), jax.NamedSharding(self.mesh, jax.P()))
+        micro = global_array(
+            np.array(max(batch.micro for batch in batches), np.int32), jax.NamedSharding(self.mesh, jax.P())
+        )
         self._spent("input")
         self.stack, measured = self.program(
             self.stack, self.group.shared, global_array(rates, by_cell), global_array(active, by_cell), micro, placed
@@ -167,7 +169,7 @@ class Run:
             cell.dispatched += 1
         before, self._pending = self._pending, (steps, measured)
         self._read(before)
-        self._count(steps, int(max(batch.micro for batch in batches)))
+        self._count(steps, parts)
         self._spent("step")
 
     def _batch(self, cell: _Cell) -> Batch:

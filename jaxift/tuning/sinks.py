@@ -38,7 +38,7 @@ class Wandb(Watch):
 
     def __init__(self, project: str, group: str):
         try:
-            import wandb
+            import wandb  # pyright: ignore[reportMissingImports]
         except ImportError:
             raise UserError("tune.wandb: Weights & Biases is not installed; install jaxift[wandb]") from None
         self._wandb, self.project, self.group = wandb, project, group
