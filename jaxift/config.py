@@ -197,7 +197,7 @@ class ChainPart(Frozen):
     """One part of an optimizer: a function of optax, by its name, and what it is called with."""
 
     name: str
-    options: dict[str, float | bool | str] = {}
+    options: dict[str, float | bool | str] = Field(default_factory=dict)
 
 
 class LoraConfig(Frozen):
@@ -246,7 +246,7 @@ class TuneConfig(Frozen):
     """Tokens of one model that go through a device at once; a step's gradients are summed over as many parts as it
     needs. By default what suits the device."""
     remat: Literal["none", "dots", "full"] = "none"
-    """What the backward pass recomputes: nothing, all but products with weights, or whole layers (a third more time)."""
+    """What the backward pass recomputes: nothing, all but products with weights, or layers (a third more work)."""
     checkpoint_every: Annotated[int, Field(ge=0)] | None = None
     """Optimizer steps between resumable checkpoints; 0 saves the end alone. By default about ten minutes' worth."""
     keep: Count = 2

@@ -4,6 +4,7 @@ A step is trusted only when what it gives back has the sums that were taken befo
 before it is used, and it is said so. The folder's marker names the run: steps of another one are removed.
 """
 
+import contextlib
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -34,7 +35,7 @@ class Checkpoints:
         self, folder: epath.PathLike, key: str, keep: int = 2, warn: Callable[[str], None] = lambda line: None
     ):
         self.folder, self.key, self.warn = epath.Path(folder).resolve(), key, warn  # orbax takes absolute paths alone
-        logging.getLogger("absl").setLevel(logging.ERROR)  # orbax reports every step of every write
+        logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax reports every step of every write, errors twice
         on_first_process(self._discard_others)
         self.manager = _manager(self.folder, keep)
         self._written: int | None = self.manager.latest_step()
@@ -52,7 +53,8 @@ class Checkpoints:
             if kind is None:
                 raise
         finally:
-            self.manager.close()
+            with contextlib.suppress(Exception):  # what went wrong was told above, and is told again here
+                self.manager.close()
 
     def _discard_others(self) -> None:
         """Removes checkpoints of a run with another key (other data, other settings), and never anything else."""
@@ -79,7 +81,7 @@ class Checkpoints:
         trees = {"params": nnx.to_pure_dict(params)} | ({} if rest is None else {"rest": _leaves(rest)})
         told = {"steps": metrics, "sums": {name: np.asarray(leaf_sums(tree)).tolist() for name, tree in trees.items()}}
         items: dict[str, Any] = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
-        items["metrics"] = ocp.args.JsonSave({**told, "digest": digest(told)})
+        items["record"] = ocp.args.JsonSave({**told, "digest": digest(told)})
         self._begun = step
         try:
             self.manager.save(step, args=ocp.args.Composite(**items), force=True)
@@ -102,7 +104,8 @@ class Checkpoints:
     def _failed(self, error: Exception) -> None:
         step, self._begun = self._begun, None
         for path in self.folder.glob(f"{step}.*"):
-            path.rmtree(missing_ok=True)
+            with contextlib.suppress(OSError):  # parts of it may still be written; the next run removes it
+                path.rmtree()
         before = "there is none before it" if self._written is None else f"that of step {self._written} is whole"
         raise UserError(
             f"{self.folder}: the checkpoint of step {step} cannot be written ({_reason(error)}), {before}; "
@@ -155,8 +158,8 @@ def _restored(
         wanted["rest"] = _abstract(_leaves(rest))
     items = {name: ocp.args.StandardRestore(tree) for name, tree in wanted.items()}
     try:
-        found = manager.restore(step, args=ocp.args.Composite(metrics=ocp.args.JsonRestore(), **items))
-        told = found["metrics"]
+        found = manager.restore(step, args=ocp.args.Composite(record=ocp.args.JsonRestore(), **items))
+        told = found["record"]
         if told.pop("digest") != digest(told) or len(told["steps"]) != step:
             return None, "its metrics are not those that were written"
         if rest is not None and ("rest" in told["sums"]) != ("rest" in wanted):

@@ -158,9 +158,8 @@ class Run:
         places = stacked(spec(None, "batch", None))
         placed = tuple(global_array(each, jax.NamedSharding(self.mesh, places)) for each in arrays)
         by_cell = jax.NamedSharding(self.mesh, jax.P(CELL))
-        micro = global_array(
-            np.array(max(batch.micro for batch in batches), np.int32), jax.NamedSharding(self.mesh, jax.P())
-        )
+        parts = max(batch.micro for batch in batches)
+        micro = global_array(np.array(parts, np.int32), jax.NamedSharding(self.mesh, jax.P()))
         self._spent("input")
         self.stack, measured = self.program(
             self.stack, self.group.shared, global_array(rates, by_cell), global_array(active, by_cell), micro, placed
