@@ -200,12 +200,19 @@ def test_it_goes_on_with_other_devices(sizes, tiny_folder, tiny_model, tmp_path)
     assert_same_run(found, (weights(expected.model), expected.metrics), weights(tiny_model), config)
 
 
+# a read that fails leaves others of orbax' behind, which it does not wait for
+LEFT_BEHIND = pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning", "ignore:coroutine:RuntimeWarning"
+)
+
+
 def flipped(path, place):
     content = bytearray(path.read_bytes())
     content[place] ^= 1 << (place % 8)
     path.write_bytes(bytes(content))
 
 
+@LEFT_BEHIND
 def test_a_flipped_byte_anywhere_is_found_or_changes_nothing(tiny_model, finished, tmp_path):
     rng, found = random.Random(1), []
     interrupted(tiny_model, tmp_path / "run")
@@ -239,6 +246,7 @@ def test_a_flipped_byte_anywhere_is_found_or_changes_nothing(tiny_model, finishe
     assert sum(found[8:]) >= 6  # of what is in the large ones, next to nothing is without meaning
 
 
+@LEFT_BEHIND
 def test_where_all_checkpoints_are_damaged_it_begins_again(tiny_model, finished, tmp_path):
     interrupted(tiny_model, tmp_path / "run")
     for path in (tmp_path / "run").rglob("*"):
@@ -307,6 +315,7 @@ def test_parameters_of_a_finished_run_are_restored_bit_for_bit(tiny_model, finis
     assert same_bits(restored, tuned.model)
 
 
+@LEFT_BEHIND
 def test_damaged_parameters_of_a_finished_run_are_refused(tiny_model, tmp_path):
     tune(tiny_model, PAIRS, TuneConfig(**CONFIG), folder=tmp_path)
     [largest, *_] = sorted((path for path in tmp_path.rglob("d/*") if path.is_file()), key=lambda p: -p.stat().st_size)
