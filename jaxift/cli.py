@@ -20,11 +20,11 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.measure import Measurement
 
-from jaxift import __version__, model_commands, release_command, score_command
+from jaxift import __version__, finetune_command, model_commands, release_command, score_command
 from jaxift.artifacts import STUDY_FILE, RunDirectory, cache_folder
 from jaxift.config import StudyConfig, describe, load_study, parse_study
 from jaxift.console import Reporter
-from jaxift.errors import UserError
+from jaxift.errors import Terminated, UserError
 
 HELP = """\
 jaxift: does instruction fine-tuning teach a language model anything, or only to say what it already knows?
@@ -43,6 +43,9 @@ models, each a Hugging Face or orbax folder, a Hub id (owner/name) or an address
   generate MODEL       continue texts: --prompt TEXT or --prompts FILE
   score REQUESTS.jsonl -o OUT.parquet --model MODEL
                        log-probabilities of options after contexts, as fast as exactness allows; resumable
+  finetune DATA.jsonl ... -o OUT --model MODEL
+                       tune a copy of it on each file of prompts and responses, all in one program; with
+                       --tune.lora.rank 16 adapters, instead of all weights
   lm-eval ...          lm-evaluation-harness, our model in it: --model jaxift --model_args pretrained=DIR --tasks ...
 
 stages of a study, each of which can be run alone:
@@ -60,7 +63,8 @@ CONFIG is a study's YAML file (see configs/) or the directory of a started run. 
   jaxift run CONFIG --dry-run  says what is done and what there is to do: cells, steps, tokens, disk
   jaxift tune CONFIG --only 'medicine-INC*' 'history-*-s0'      some cells alone; evaluate and run take it too
 
-exit codes: 0 done, 2 refused input (one line says what and how to mend it), 130 interrupted (the same command goes on)
+exit codes: 0 done, 2 refused input (one line says what and how to mend it), 130 interrupted, 143 ended by SIGTERM
+(the same command goes on)
 """
 
 
@@ -79,6 +83,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("jaxift: interrupted; the same command goes on where it stopped", file=sys.stderr)
         return 130
+    except Terminated as asked:
+        print(f"jaxift: {asked}", file=sys.stderr)
+        return 143
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -102,17 +109,30 @@ def _dispatch(arguments: list[str]) -> int:
         return model_commands.main(_parsed(model_commands.KINDS[verb], rest, f"jaxift {verb}"), Console())
     elif verb == "import-release":
         release_command.main(_parsed(release_command.ImportRelease, rest, "jaxift import-release"), Console())
+    elif verb == "finetune":
+        finetune_command.main(_parsed(finetune_command.Finetune, rest, "jaxift finetune", config=_VALUES), Console())
     elif verb in score_command.KINDS:
         return score_command.main(_parsed(score_command.KINDS[verb], rest, f"jaxift {verb}"), Console())
     elif verb in VERBS:
         how, rest = _how(rest, f"jaxift {verb}")
         _study(_configured(verb, rest), VERBS[verb], how)
     else:
-        known = ("demo", "world", "import-release", "lm-eval", *model_commands.KINDS, *score_command.KINDS, *VERBS)
+        known = (
+            "demo",
+            "world",
+            "import-release",
+            "lm-eval",
+            "finetune",
+            *model_commands.KINDS,
+            *score_command.KINDS,
+            *VERBS,
+        )
         raise UserError(f"unknown verb {verb!r}; known are {', '.join(known)}; see jaxift --help")
     return 0
 
 
+# --tune.learning-rate for learning_rate; True/False as values, so that every field is `--name VALUE`
+_VALUES = (tyro.conf.FlagConversionOff,)
 VERBS: dict[str, tuple[str, ...] | None] = {
     "run": None,
     **{stage: (stage,) for stage in ("probe", "explain", "build", "tune", "evaluate", "analyze")},
@@ -194,8 +214,7 @@ def _demo_config(rest: Sequence[str], dry_run: bool = False) -> StudyConfig:
 
 def _override(config: StudyConfig, arguments: list[str], program: str) -> StudyConfig:
     """Applies `--field.name VALUE` arguments; raises UserError where one is unknown or has a bad value."""
-    # --tune.learning-rate for learning_rate; True/False as values, so that every field is `--name VALUE`
-    return _parsed(StudyConfig, arguments, program, config, (tyro.conf.FlagConversionOff,))
+    return _parsed(StudyConfig, arguments, program, config, _VALUES)
 
 
 def _parsed(

@@ -203,7 +203,8 @@ class ChainPart(Frozen):
 class LoraConfig(Frozen):
     """Low-rank adapters (Hu et al. 2021) that are tuned instead of the weights."""
 
-    rank: Count = 16
+    rank: Annotated[int, Field(ge=0)] = 0
+    """0 tunes all weights instead."""
     alpha: Positive = 32.0
     """The adapters' product is multiplied with alpha / rank."""
     targets: tuple[Literal["q", "k", "v", "o", "gate", "up", "down"], ...] = ("q", "k", "v", "o", "gate", "up", "down")
@@ -211,7 +212,7 @@ class LoraConfig(Frozen):
 
 
 class TuneConfig(Frozen):
-    """Fine-tuning, of all weights unless `lora` says otherwise; the defaults are the paper's for LLaMA-2."""
+    """Fine-tuning, of all weights unless `lora.rank` says otherwise; the defaults are the paper's for LLaMA-2."""
 
     learning_rate: Positive = 2e-5
     """Peak of the schedule."""
@@ -233,7 +234,7 @@ class TuneConfig(Frozen):
     """Longest example in tokens."""
     too_long: Literal["refuse", "truncate"] = "refuse"
     """What becomes of longer ones; truncate cuts them at the end, as the paper's trainer did."""
-    lora: LoraConfig | None = None
+    lora: LoraConfig = LoraConfig()
     kl: NonNegative = 0.0
     """Weight of the divergence KL(tuned || base) at the response tokens, in nats beside the cross-entropy."""
     mask_perplexity: Positive | None = None

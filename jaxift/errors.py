@@ -1,4 +1,4 @@
-"""The one exception that users see: a single line that names what is wrong and how to mend it."""
+"""The exceptions that users see: a single line that names what is wrong and how to mend it, or how to go on."""
 
 
 def printable(text: str, keep: str = "") -> str:
@@ -14,3 +14,7 @@ class UserError(Exception):
 
     def __init__(self, message: str):
         super().__init__(printable(" ".join(message.split())))
+
+
+class Terminated(Exception):
+    """A run was asked to end and has saved where it is; the command line prints it and exits with code 143."""

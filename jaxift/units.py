@@ -113,7 +113,7 @@ class Units:
             bos=settings.bos,
             seam=settings.seam,
             # full fine-tuning keeps float32 master weights; what adapters stand beside is not tuned
-            param_dtype=None if self.config.tune.lora else "float32",
+            param_dtype=None if self.config.tune.lora.rank else "float32",
             max_positions=settings.max_positions,
         )
 

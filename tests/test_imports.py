@@ -24,16 +24,18 @@ LAYERS = (
     ("units",),
     ("wave_progress",),
     ("wave_runner",),
-    ("study", "world", "model_commands", "score_command", "release_command", "lm_eval"),
+    ("study", "world", "model_commands", "score_command", "release_command", "finetune_command", "lm_eval"),
     ("forecast",),
     ("cli",),
     ("__main__",),
 )
 # beside the layers: module -> who may import it
-ASIDE = {"console": ("console", "wave_progress", "wave_runner", "study", "cli", "__main__")}
+ASIDE = {"console": ("console", "wave_progress", "wave_runner", "study", "finetune_command", "cli", "__main__")}
 # these stand in one layer, and do not know each other
 APART = set(
-    itertools.permutations(("study", "world", "model_commands", "score_command", "release_command", "lm_eval"), 2)
+    itertools.permutations(
+        ("study", "world", "model_commands", "score_command", "release_command", "finetune_command", "lm_eval"), 2
+    )
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 JAX = {"jax", "jaxlib", "flax", "optax", "orbax", "chex", "jaxtyping"}
@@ -42,7 +44,7 @@ WITHOUT_JAX = (
     "intervention.explanations", "intervention.facts", "intervention.general", "analysis.consistency",
     "analysis.exp1", "analysis.statistics", "analysis.summary", "analysis.tables", "stages.build", "stages.analyze",
     "stages.report", "config", "artifacts", "errors", "console", "units", "study", "model_commands", "score_command",
-    "release_command", "scoring.requests", "scoring.request_file", "scoring.rows", "scoring.store",
+    "release_command", "finetune_command", "scoring.requests", "scoring.request_file", "scoring.rows", "scoring.store",
 )  # fmt: skip
 
 

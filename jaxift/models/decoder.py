@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int
 from jaxift.models.attention import NEGATIVE, attention, attention_mask
 from jaxift.models.config import DecoderConfig, Span
 from jaxift.models.layer import PROJECTION, Columns, Layer, Norm, Past, matrix, whole
-from jaxift.parallel.mesh import spec
+from jaxift.parallel.mesh import platform, spec
 
 UNROLLED_LAYERS = 6
 Remat = Literal["none", "dots", "full"]
@@ -27,6 +27,9 @@ KEPT = {
     "dots": jax.checkpoint_policies.save_only_these_names(PROJECTION),
     "full": jax.checkpoint_policies.nothing_saveable,
 }
+QUERY_BLOCK = {"cpu": 128}
+"""Queries of a row that attention takes at a time; a platform that is not named takes the default."""
+LARGE_QUERY_BLOCK = 512
 KeyValues = tuple[Columns, Columns]
 """Keys and values of one layer, or of all repetitions of one, stacked."""
 
@@ -73,14 +76,16 @@ class Decoder(nnx.Module):
         """The residual stream after the final norm, [B, T, D] in `dtype`.
 
         Tokens see earlier positions of their own segment only; segment 0 is padding. `remat` is what the backward pass
-        recomputes: nothing, all but the products with a layer's matrices (`dots`), or whole layers (`full`).
+        recomputes beside attention's weights and the MLP's gate: nothing, all but the products with a layer's matrices
+        (`dots`), or whole layers (`full`).
         """
         masks = self._masks(lambda window: attention_mask(segments_BT, positions_BT, window))
 
         def attend(
             span: Span, past: None, group: None, q_BTNH: Array, k_BTKH: Array, v_BTKH: Array
         ) -> tuple[Array, None]:
-            return self.attention(q_BTNH, k_BTKH, v_BTKH, masks[span.window]), past
+            # attention's weights grow with the square of the length: the backward pass computes them again
+            return jax.checkpoint(self._in_blocks)(q_BTNH, k_BTKH, v_BTKH, masks[span.window]), past
 
         return self.through(tokens_BT, positions_BT, attend, None, dtype=dtype, remat=remat)[0]
 
@@ -144,6 +149,16 @@ class Decoder(nnx.Module):
     def attention(self, q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, mask_BTS: Array) -> Array:
         """Attention with the scale and soft cap of this model."""
         return attention(q_BTNH, k_BSKH, v_BSKH, mask_BTS, self.config.attention_scale, self.config.attention_soft_cap)
+
+    def _in_blocks(self, q_BTNH: Array, k_BTKH: Array, v_BTKH: Array, mask_BTT: Array) -> Array:
+        """Attention among the tokens of rows: a block of queries looks at no column behind its last one."""
+        T, size = q_BTNH.shape[1], QUERY_BLOCK.get(platform(), LARGE_QUERY_BLOCK)
+        found = []
+        for start in range(0, T, size):
+            end = min(start + size, T)
+            keys, values, mask = k_BTKH[:, :end], v_BTKH[:, :end], mask_BTT[:, start:end, :end]
+            found.append(self.attention(q_BTNH[:, start:end], keys, values, mask))
+        return found[0] if len(found) == 1 else jnp.concatenate(found, axis=1)
 
     def embed(self, tokens_BT: Int[Array, "B T"], dtype: np.dtype | type) -> Float[Array, "B T D"]:
         """The residual stream before the first layer."""

@@ -37,6 +37,8 @@ LAYOUTS: dict[str, tuple[tuple[str | None, ...], tuple[str | None, ...]]] = {
     "down": (("embed",), ("mlp",)),
 }
 """Logical names of each matrix' output axes and input axes."""
+IN_NAMES = {matrix: {"o": "heads", "down": "mlp"}.get(matrix) for matrix in LAYOUTS}
+"""Logical name of the activations that each matrix takes."""
 PROJECTION = "projection"
 """What the products with a layer's matrices are called where a backward pass chooses what to keep."""
 Rotation = tuple[Float[Array, "B T R"], Float[Array, "B T R"]]
@@ -214,7 +216,8 @@ class Layer(nnx.Module):
             up_BTF = act(up_BTF)
         else:
             gate_BTF = self._projected("gate", x_BTD, whole(self.gate, x_BTD.dtype, "mlp", None), "mlp")
-            up_BTF = act(_biased(gate_BTF, self.gate_bias)) * up_BTF
+            # of the gate the backward pass keeps what goes in alone
+            up_BTF = jax.checkpoint(lambda gate, up: act(gate) * up)(_biased(gate_BTF, self.gate_bias), up_BTF)
         down_DF = whole(self.down, x_BTD.dtype, None, "mlp")
         return _biased(self._projected("down", up_BTF, down_DF, None), self.down_bias)
 
@@ -228,10 +231,13 @@ class Layer(nnx.Module):
 
     def _projected(self, matrix: str, x_BTI: Array, weight_OI: Array, name: str | None) -> Array:
         """Input times a matrix, whose outputs are laid out by `name`, and its adapter's part where it has one."""
-        layout = spec("batch", None, name)
-        out_BTO = jnp.einsum("BTI,OI->BTO", x_BTI, weight_OI, out_sharding=layout)
+        (B, T, size), O = x_BTI.shape, weight_OI.shape[0]
+        # rows laid end to end: on CPU the backward pass of a product with two kept dimensions first copies its inputs
+        x_NI = jnp.reshape(x_BTI, (B * T, size), out_sharding=spec("batch", IN_NAMES[matrix]))
+        out_NO = jnp.einsum("NI,OI->NO", x_NI, weight_OI, out_sharding=spec("batch", name))
+        out_BTO = jnp.reshape(out_NO, (B, T, O), out_sharding=spec("batch", None, name))
         if self.lora is not None and matrix in self.lora:
-            out_BTO = out_BTO + self.lora[matrix](x_BTI, layout)
+            out_BTO = out_BTO + self.lora[matrix](x_BTI, spec("batch", None, name))
         return checkpoint_name(out_BTO, PROJECTION)
 
 

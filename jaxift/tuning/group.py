@@ -133,6 +133,8 @@ class Group:
     shape: Shape
     recipe: Recipe
     shared: Shared
+    compile_seconds: dict[int, float] = dataclasses.field(default_factory=dict)
+    """What the program of so many cells took."""
 
     def first_params(self, seed: int) -> nnx.State:
         """The parameters that are tuned, before the first step: float32, and none of the model's own arrays."""
@@ -178,8 +180,8 @@ class Group:
         with jax.set_mesh(self.model.mesh):
             return jax.eval_shape(functools.partial(_first_state, self.recipe.optimizer), params)
 
-    def program(self, cells: int) -> tuple["jax.stages.Compiled", float]:
-        """The compiled step of a stack, and the seconds that it took."""
+    def program(self, cells: int) -> "jax.stages.Compiled":
+        """The compiled step of a stack."""
         started = time.perf_counter()
         with jax.set_mesh(self.model.mesh):
             described_arrays = self.described(cells)
@@ -190,11 +192,12 @@ class Group:
                 (*key, cells, self.model.mesh, described(described_arrays)),
                 lambda: step.lower(*described_arrays).compile(),
             )
-        return program, time.perf_counter() - started
+        self.compile_seconds.setdefault(cells, time.perf_counter() - started)
+        return program
 
     def memory(self, cells: int) -> StepMemory:
         """What the step of a stack takes on each device."""
-        program, _ = self.program(cells)
+        program = self.program(cells)
         stack, shared, *_, batch = self.described(cells)
         weights = device_bytes(stack.params)
         return StepMemory(
@@ -235,7 +238,7 @@ def group(model: LanguageModel, jobs: Sequence[Prepared]) -> Group:
 def with_adapters(model: LanguageModel, config: TuneConfig) -> LanguageModel:
     """The model with new adapters where these are what is tuned."""
     lora = config.lora
-    return model if lora is None else adapted(model, LoraShape(lora.rank, lora.alpha / lora.rank, lora.targets), seed=0)
+    return adapted(model, LoraShape(lora.rank, lora.alpha / lora.rank, lora.targets), seed=0) if lora.rank else model
 
 
 def tuned_part(model: LanguageModel) -> nnx.State:

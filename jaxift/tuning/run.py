@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxift.errors import Terminated
 from jaxift.models.flops import tuning_flops
 from jaxift.models.stack import put, take
 from jaxift.parallel.hosts import exchange, global_array
@@ -17,7 +18,7 @@ from jaxift.parallel.mesh import CELL, spec, stacked
 from jaxift.tuning.batches import Batch, empty_batch
 from jaxift.tuning.checkpoint import Checkpoints, Metrics
 from jaxift.tuning.group import Group, Prepared
-from jaxift.tuning.signals import Terminated, Terminations
+from jaxift.tuning.signals import Terminations
 from jaxift.tuning.watch import Watch
 
 SAVE_SECONDS = 600.0
@@ -68,9 +69,9 @@ class Run:
 
     def __init__(self, group: Group, wave: Sequence[Prepared], watch: Watch):
         self.group, self.watch, self.mesh = group, watch, group.model.mesh
-        self.timing = Timing()
         size = len(wave) + -len(wave) % self.mesh.shape[CELL]
-        self.program, self.timing.compile = group.program(size)
+        self.program = group.program(size)
+        self.timing = Timing(compile=group.compile_seconds[size])
         self.size, self._open = size, contextlib.ExitStack()
         self.cells: list[_Cell] = []
         self._pending: tuple[list[_Cell], dict[str, Any]] | None = None
@@ -96,7 +97,7 @@ class Run:
         """A cell as it was saved last, or before its first step."""
         job, config = prepared.job, prepared.job.config
         if job.folder is None:
-            if config.lora is not None:
+            if config.lora.rank:
                 self.stack = put(self.stack, jnp.int32(index), self.group.first_state(job.seed))
             return _Cell(prepared, None, [], 0)
         checkpoints = self._open.enter_context(Checkpoints(job.folder, prepared.key, config.keep, self.watch.say))
@@ -106,7 +107,7 @@ class Run:
         if found is not None:
             params, rest, metrics = found
             state = (state if rest is None else rest)._replace(params=params)
-        if found is not None or config.lora is not None:
+        if found is not None or config.lora.rank:
             self.stack = put(self.stack, jnp.int32(index), state)
         return _Cell(prepared, checkpoints, metrics, len(metrics), saved=len(metrics) if found else -1)
 

@@ -7,10 +7,6 @@ from types import FrameType
 from jaxift.parallel.hosts import process_count
 
 
-class Terminated(Exception):
-    """A run was asked to end and has saved where it is."""
-
-
 class Terminations:
     """Notices SIGTERM while it is entered; of several processes, at the same step on all.
 

@@ -93,8 +93,8 @@ def most_cells(memory: StepMemory, compiled_cells: int, limit: int, mesh: Mesh) 
     if times < 1:
         raise UserError(
             f"tuning needs {memory.scaled(1) / GIB:.2f} GiB a device, {compiled_cells // groups} cells on it, but "
-            f"{limit / GIB:.2f} may be used: {memory.told}; set tune.remat full, fewer tune.micro_tokens, tune.lora, "
-            "a larger mesh, or --memory-per-device"
+            f"{limit / GIB:.2f} may be used: {memory.told}; set tune.remat full, fewer tune.micro_tokens, "
+            "tune.lora.rank, a larger mesh, or --memory-per-device"
         )
     return times * compiled_cells
 

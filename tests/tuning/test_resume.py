@@ -40,7 +40,7 @@ import jaxift
 from jaxift.config import TuneConfig
 from jaxift.models.export import export
 from jaxift.tuning.loop import Job, tune_cells
-from jaxift.tuning.signals import Terminated
+from jaxift.errors import Terminated
 from jaxift.tuning.watch import Watch
 
 class Told(Watch):
