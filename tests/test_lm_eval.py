@@ -273,7 +273,7 @@ def test_mesh_and_limit_come_from_model_args(tiny_folder, model):
 
     other = JaxiftLM(str(tiny_folder), max_length=32, data=4, tensor=2, add_bos_token=False)
     assert other.max_length == 32
-    assert dict(other.model.mesh.shape) == {"data": 4, "fsdp": 1, "tensor": 2}
+    assert dict(other.model.mesh.shape) == {"cell": 1, "data": 4, "fsdp": 1, "tensor": 2}
     assert other.tok_encode("w1") == model.tok_encode("w1")[1:] == model.tok_encode("w1", add_special_tokens=False)
     requests = [Asked("<bos> w1 w2", " w3 w4")]
     found, expected = (each.loglikelihood(requests, disable_tqdm=True) for each in (other, model))

@@ -231,11 +231,11 @@ class Layer(nnx.Module):
 
     def _projected(self, matrix: str, x_BTI: Array, weight_OI: Array, name: str | None) -> Array:
         """Input times a matrix, whose outputs are laid out by `name`, and its adapter's part where it has one."""
-        (B, T, size), O = x_BTI.shape, weight_OI.shape[0]
+        (B, T, size), outputs = x_BTI.shape, weight_OI.shape[0]
         # rows laid end to end: on CPU the backward pass of a product with two kept dimensions first copies its inputs
         x_NI = jnp.reshape(x_BTI, (B * T, size), out_sharding=spec("batch", IN_NAMES[matrix]))
         out_NO = jnp.einsum("NI,OI->NO", x_NI, weight_OI, out_sharding=spec("batch", name))
-        out_BTO = jnp.reshape(out_NO, (B, T, O), out_sharding=spec("batch", None, name))
+        out_BTO = jnp.reshape(out_NO, (B, T, outputs), out_sharding=spec("batch", None, name))
         if self.lora is not None and matrix in self.lora:
             out_BTO = out_BTO + self.lora[matrix](x_BTI, spec("batch", None, name))
         return checkpoint_name(out_BTO, PROJECTION)

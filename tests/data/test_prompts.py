@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from jaxift.data.prompts import STYLES, continuations, general_prompt, instruction_prompt, probe_prompt, response
 from jaxift.data.questions import Question
 from jaxift.data.tokenizer import Tokenizer
-from jaxift.tuning.batches import Plan, encode_examples
+from jaxift.tuning.batches import Plan, choose_shape, encode_examples
 
 DEV = (
     Question("d0", "Which bone is longest?", ("Femur", "Tibia", "Radius", "Ulna"), 0),
@@ -176,6 +176,8 @@ def test_the_loss_covers_the_response_and_its_end_and_nothing_else(shared_data, 
     decode = tokenizer.backend.decode
     assert decode(known).strip() == prompt.strip()
     assert decode(learned[:-1]).strip() == said
-    batch = Plan([example], 1, 1, 0).batch(0)
-    assert batch.weights_BC.sum() == len(learned)
-    assert batch.targets_BC[0, : len(learned)].tolist() == list(learned)
+    plan = Plan([example], 1, 1, 0)
+    shape = choose_shape([plan], packing=True, micro_tokens=1, shards=1, pair_cost=0.0, limit=4096)
+    batch = plan.batch(0, shape, packing=True)
+    assert batch.weights_MHS.sum() == len(learned)
+    assert batch.targets_MHS[0, 0, : len(learned)].tolist() == list(learned)

@@ -80,6 +80,7 @@ def adapter_weights(model):
     }
 
 
+@pytest.mark.slow
 def test_a_stack_of_adapters_over_one_model_is_each_alone(tiny_folder, tiny_model):
     config = SGD.model_copy(update=LORA)
     jobs = [Job(str(seed), PAIRS[seed:], config, seed) for seed in range(3)]
@@ -95,6 +96,7 @@ def test_a_stack_of_adapters_over_one_model_is_each_alone(tiny_folder, tiny_mode
         np.testing.assert_allclose([answer.logprobs for answer in scored[number]], logprobs(alone.model), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_of_adapters_goes_on(tiny_model, tuned, tmp_path):
     class Stopped(Exception):
         pass

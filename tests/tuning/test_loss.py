@@ -18,10 +18,10 @@ ROWS, LENGTH, SLOTS = 8, 12, 24
 def batch(mesh, seed=0):
     """Random rows, places and weights, some of them 0, on a mesh."""
     rng, shards = np.random.default_rng(seed), batch_shards(mesh)
-    tokens = rng.integers(4, 64, (ROWS, LENGTH)).astype(np.int32)
+    tokens = rng.integers(4, 63, (ROWS, LENGTH)).astype(np.int32)
     places = np.stack([rng.permutation(LENGTH)[: SLOTS // ROWS] for _ in range(ROWS)])  # the same of every mesh
     slots = (np.arange(ROWS) % (ROWS // shards))[:, None] * LENGTH + places
-    targets = rng.integers(4, 64, (ROWS, SLOTS // ROWS))
+    targets = rng.integers(4, 63, (ROWS, SLOTS // ROWS))
     weights = rng.integers(0, 3, targets.shape)
     plain = tokens, places, targets, weights
     arrays = (

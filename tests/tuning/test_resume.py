@@ -187,6 +187,7 @@ def test_only_the_newest_checkpoints_are_kept(tiny_model, tmp_path):
     assert steps_of(tmp_path / "run") == [5, 6, 7]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", [{"data": 4, "tensor": 2}, {"cell": 2, "fsdp": 2}], ids=str)
 def test_it_goes_on_with_other_devices(sizes, tiny_folder, tiny_model, tmp_path):
     config = SGD.model_copy(update={"checkpoint_every": 2, "epochs": 4, "batch_size": 4})
