@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from tuning_runs import ADAMW, PAIRS, SGD, assert_same_run, losses
 
 import jaxift
 from jaxift.config import LoraConfig, TuneConfig
@@ -11,7 +12,6 @@ from jaxift.models.export import hf_tensors
 from jaxift.parallel.mesh import make_mesh
 from jaxift.scoring.engine import Request, score, score_stack
 from jaxift.tuning.loop import Job, tune, tune_cells
-from runs import ADAMW, PAIRS, SGD, assert_same_run, losses
 
 LORA = {"lora": LoraConfig(rank=4, alpha=8)}
 CONFIG = ADAMW.model_copy(update={**LORA, "learning_rate": 1e-2})

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from flax import nnx
+from tuning_runs import SGD, assert_same_run, weights
 
 import jaxift
 from jaxift.config import TuneConfig
@@ -23,7 +24,6 @@ from jaxift.tuning.batches import Example, encode_examples
 from jaxift.tuning.checkpoint import restore_params
 from jaxift.tuning.group import run_key
 from jaxift.tuning.loop import Job, tune, tune_cells
-from runs import SGD, assert_same_run, weights
 
 ROOT = Path(__file__).resolve().parents[2]
 KILLS = int(os.environ.get("JAXIFT_KILLS", "3"))

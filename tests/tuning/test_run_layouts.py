@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 from launcher import run_processes
+from tuning_runs import ADAMW, OPTIMIZERS, PAIRS, SGD, assert_same_run, losses, weights
 
 import jaxift
 from jaxift.parallel.mesh import make_mesh
 from jaxift.tuning.loop import Job, tune, tune_cells
-from runs import ADAMW, OPTIMIZERS, PAIRS, SGD, assert_same_run, losses, weights
 
 
 @pytest.fixture(scope="module")
@@ -118,8 +118,9 @@ def test_a_cell_that_diverges_stops_alone(tiny_model):
 
 SEVERAL = """
 import json, sys
+sys.path.insert(0, "tests/tuning")
 import jaxift
-from runs import *
+from tuning_runs import *
 from jaxift.parallel.mesh import make_mesh
 from jaxift.tuning.loop import Job, tune, tune_cells
 
@@ -138,7 +139,7 @@ print(json.dumps([{name: value.tolist() for name, value in found.items()}, wave.
     ("processes", "sizes"), [(2, {"data": 4}), (2, {"cell": 2, "fsdp": 2}), (4, {"data": 4, "tensor": 2})]
 )
 def test_several_processes_are_one(processes, sizes, tiny_folder, tiny_model, expected):
-    found = run_processes(SEVERAL, tiny_folder, json.dumps(sizes), processes=processes)
+    found = run_processes(SEVERAL, tiny_folder, json.dumps(sizes), processes=processes, timeout=400)
     for output, _ in found:
         after, metrics = json.loads(output[-1])
         after = {name: np.array(value) for name, value in after.items()}

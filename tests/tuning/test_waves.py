@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tuning_runs import SGD, losses
 
 from jaxift.errors import UserError
 from jaxift.tuning.loop import Job, plan_waves, tune_cells
 from jaxift.tuning.waves import GIB, split
-from runs import SGD, losses
 
 PAIRS = [(f"w{number % 7} w{number % 9 + 1}", f" {'ABCD'[number % 4]}") for number in range(8)]
 CONFIG = SGD.model_copy(update={"epochs": 2, "batch_size": 4})
