@@ -117,22 +117,14 @@ def _dispatch(arguments: list[str]) -> int:
         how, rest = _how(rest, f"jaxift {verb}")
         _study(_configured(verb, rest), VERBS[verb], how)
     else:
-        known = (
-            "demo",
-            "world",
-            "import-release",
-            "lm-eval",
-            "finetune",
-            *model_commands.KINDS,
-            *score_command.KINDS,
-            *VERBS,
-        )
+        known = (*OTHERS, *model_commands.KINDS, *score_command.KINDS, *VERBS)
         raise UserError(f"unknown verb {verb!r}; known are {', '.join(known)}; see jaxift --help")
     return 0
 
 
 # --tune.learning-rate for learning_rate; True/False as values, so that every field is `--name VALUE`
 _VALUES = (tyro.conf.FlagConversionOff,)
+OTHERS = ("demo", "world", "import-release", "lm-eval", "finetune")
 VERBS: dict[str, tuple[str, ...] | None] = {
     "run": None,
     **{stage: (stage,) for stage in ("probe", "explain", "build", "tune", "evaluate", "analyze")},

@@ -58,8 +58,8 @@ def main(verb: Finetune, console: Console) -> None:
     from jaxift.tuning.group import Job
     from jaxift.tuning.loop import plan_waves
     from jaxift.tuning.optimizers import optimizer
-    from jaxift.tuning.sinks import Together, sinks
-    from jaxift.wave_progress import Live
+    from jaxift.tuning.sinks import sinks
+    from jaxift.wave_progress import execute
 
     check_folder(verb.model)
     optimizer(verb.tune)
@@ -81,13 +81,10 @@ def main(verb: Finetune, console: Console) -> None:
         folder = epath.Path(verb.out / name / "checkpoints")
         asked.append(Job(name, pairs, verb.tune, seed, folder, weights, [row["id"] for row in rows]))
     reporter, failures = Reporter(console), []
-    board = str(verb.out / "tensorboard") if verb.tune.tensorboard else None
-    with sinks(board, verb.tune.wandb, verb.out.name) as opened:
+    with sinks(verb.tune, verb.out / "tensorboard", verb.out.name) as opened:
         for planned in plan_waves(model, asked, mesh=cell_mesh(verb.mesh), memory_per_device=verb.memory_per_device):
             with reporter.stage("tune", len(jobs), len(jobs) - len(todo)) as stage:
-                live = Live(reporter, planned)
-                wave = planned.execute(Together(live, *opened))
-                live.summary(wave)
+                wave = execute(planned, reporter, opened)
                 failures += [cell.failure for cell in wave.cells if cell.failure]
                 _write(verb, wave, keys)
                 todo = {name: each for name, each in todo.items() if name not in planned.names}

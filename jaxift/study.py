@@ -43,13 +43,14 @@ class Study:
                 self._require(stage)
             self.run.write_text(STUDY_FILE, dump_study(self.config))
         runner = WaveRunner(self.config, self.run, self.units, reporter)
+        of_cells = [stage for stage in stages if stage in CELL_STAGES]
         for stage in stages:
-            if stage not in CELL_STAGES:
+            if stage not in of_cells:
                 self._execute(stage, reporter)
-            elif stage == next(each for each in stages if each in CELL_STAGES):
-                runner.execute([each for each in stages if each in CELL_STAGES], self.cells)
+            elif stage == of_cells[0]:
+                runner.execute(of_cells, self.cells)
         if runner.failures:
-            raise told(runner.failures)
+            raise told(list(runner.failures.values()))
         if tuple(stages) == STAGES and self.whole:
             self._write_manifest()
 
@@ -75,7 +76,7 @@ class Study:
                     assert unit.work is not None
                     self.run.discard(unit.name)
                     files, facts = unit.work(reporter.advance)
-                    self.run.finish(unit.name, unit.key, files, inputs=unit.digests, settings=unit.settings, **facts)
+                    self.units.finish(unit, files, facts)
                     if "note" in facts:
                         reporter.note(stage, unit.name, facts["note"])
                     if unit.parts:

@@ -149,6 +149,10 @@ class Units:
             self.questions(domain)
             self.imported(self._domains[domain])
 
+    def finish(self, unit: Unit, files: Sequence[str], facts: Mapping[str, Any]) -> None:
+        """Marks a unit as done."""
+        self.run.finish(unit.name, unit.key, files, inputs=unit.digests, settings=unit.settings, **facts)
+
     def state(self, unit: Unit) -> str:
         """`done`, `missing`, or `stale: ` and why."""
         state = self.run.state(unit.name, unit.key)

@@ -1,6 +1,7 @@
 """A wave as a person sees it: a live table on a terminal, a line now and then elsewhere, a summary at its end."""
 
 import time
+from collections.abc import Sequence
 
 from rich.table import Table
 
@@ -8,6 +9,7 @@ from jaxift.console import Reporter
 from jaxift.parallel.peaks import peak_flops
 from jaxift.tuning.checkpoint import Metrics
 from jaxift.tuning.loop import PlannedWave, Wave
+from jaxift.tuning.sinks import Together
 from jaxift.tuning.watch import Watch
 
 LINE_SECONDS = 30.0
@@ -16,7 +18,15 @@ SHOWN = 24
 """Cells in the table."""
 
 
-class Live(Watch):
+def execute(planned: PlannedWave, reporter: Reporter, sinks: Sequence[Watch]) -> Wave:
+    """Tunes a wave within the reporter's stage, and tells the sinks of every step."""
+    live = _Live(reporter, planned)
+    wave = planned.execute(Together(live, *sinks))
+    live.summary(wave)
+    return wave
+
+
+class _Live(Watch):
     """Shows a wave through the reporter of its stage."""
 
     def __init__(self, reporter: Reporter, wave: PlannedWave):

@@ -15,11 +15,11 @@ RESTORED_SHARE = 0.5
 
 
 class WaveRunner:
-    """Runs what is to do of the stages tune and evaluate for some cells; `failures` says which stopped, and why."""
+    """Runs what is to do of the stages tune and evaluate for some cells; `failures` says why which ones stopped."""
 
     def __init__(self, config: StudyConfig, run: RunDirectory, units: Units, reporter: Reporter):
         self.config, self.run, self.units, self.reporter = config, run, units, reporter
-        self.failures: list[str] = []
+        self.failures: dict[str, str] = {}
         self.evaluated = 0
 
     def execute(self, stages: Sequence[str], cells: Sequence[Cell]) -> None:
@@ -27,43 +27,38 @@ class WaveRunner:
         if "tune" in stages:
             self._tune(cells, "evaluate" in stages)
         if "evaluate" in stages:
-            stopped = {line.partition(":")[0] for line in self.failures}
-            self._evaluate([cell for cell in cells if cell.id not in stopped])
+            self._evaluate([cell for cell in cells if cell.id not in self.failures])
 
     def _tune(self, cells: Sequence[Cell], evaluates: bool) -> None:
         units = self.units.of("tune", cells)
         states = {unit.name: self.units.state(unit) for unit in units}
         todo = {unit.cell.id: unit for unit in units if unit.cell and states[unit.name] != "done"}
         done = len(units) - len(todo)
-        if not todo:
-            if units:
-                with self.reporter.stage("tune", len(units), done):
-                    return
+        if not units:
             return
+        if not todo:
+            with self.reporter.stage("tune", len(units), done):
+                return
         from jaxift.stages import tune  # imported here: it brings JAX
-        from jaxift.tuning.sinks import Together, sinks
-        from jaxift.wave_progress import Live
+        from jaxift.tuning.sinks import sinks
+        from jaxift.wave_progress import execute
 
         for unit in todo.values():
             self.reporter.reason("tune", unit.name, states[unit.name])
             self.run.discard(unit.name)
         planned = tune.plan(self.config, self.run, [unit.cell for unit in todo.values() if unit.cell], self.units.model)
-        settings = self.config.tune
-        board = str(self.run.path("tensorboard")) if settings.tensorboard else None
-        with sinks(board, settings.wandb, self.config.name) as opened:
+        with sinks(self.config.tune, self.run.root / "tensorboard", self.config.name) as opened:
             for each in planned:
                 with self.reporter.stage("tune", len(units), done) as stage:
-                    live = Live(self.reporter, each)
-                    wave = each.execute(Together(live, *opened))
-                    live.summary(wave)
+                    wave = execute(each, self.reporter, opened)
                     for index, cell in enumerate(wave.cells):
                         if cell.failure:
-                            self.failures.append(cell.failure)
+                            self.failures[cell.job.name] = cell.failure
                             continue
                         unit = todo[cell.job.name]
                         assert unit.cell
                         files, facts = tune.write_cell(self.config, self.run, unit.cell, wave, index)
-                        self._finish(unit, files, facts)
+                        self.units.finish(unit, files, facts)
                         done += 1
                     stage.now = done
                 if evaluates:
@@ -72,7 +67,7 @@ class WaveRunner:
 
     def _evaluate_wave(self, wave: Any, tuned: Sequence[Unit], cells: Sequence[Cell]) -> None:
         """Evaluates the models of a wave from memory."""
-        members = {}
+        members, places = [], {}
         for index, (cell, unit) in enumerate(zip(wave.cells, tuned, strict=True)):
             if not cell.failure:
                 assert unit.cell
@@ -80,14 +75,14 @@ class WaveRunner:
                 state = self.units.state(evaluation)
                 self.reporter.reason("evaluate", evaluation.name, state)
                 if state != "done":
-                    members[index] = evaluation
+                    members.append(evaluation)
+                    places[evaluation.name] = index
         if not members:
             return
         done = self.evaluated
         with self.reporter.stage("evaluate", len(cells), done) as stage:
-            for alike in _alike(list(members.items())):
-                indices, units = zip(*alike, strict=True)
-                self._score(units, wave.stack.some(indices))
+            for alike in _alike(members):
+                self._score(alike, wave.stack.some([places[unit.name] for unit in alike]))
             self.evaluated = stage.now = done + len(members)
 
     def _evaluate(self, cells: Sequence[Cell]) -> None:
@@ -103,23 +98,23 @@ class WaveRunner:
             base = [unit for unit in todo if unit.cell and unit.cell.arm == BASE]
             for unit in base:
                 self._score([unit], self.units.model)
-            for alike in _alike(list(enumerate(unit for unit in todo if unit not in base))):
-                self._evaluate_restored([unit for _, unit in alike])
+            for alike in _alike([unit for unit in todo if unit not in base]):
+                self._evaluate_restored(alike)
 
     def _evaluate_restored(self, units: Sequence[Unit]) -> None:
         """Evaluates cells that are asked the same, as many at once as memory holds, from their checkpoints."""
         from jaxift.models.stack import device_bytes
         from jaxift.parallel.mesh import CELL, cell_mesh
-        from jaxift.tuning.group import restored_stack, tuned_part, with_adapters
+        from jaxift.tuning.group import restored_stack, tuned_arrays, with_adapters
         from jaxift.tuning.waves import memory_limit, split
 
-        model = self.units.model.on(cell_mesh(self.config.mesh))
+        model = with_adapters(self.units.model.on(cell_mesh(self.config.mesh)), self.config.tune)
         limit = RESTORED_SHARE * memory_limit(model.mesh, self.config.memory_per_device)
         groups = model.mesh.shape[CELL]
-        each = device_bytes(tuned_part(with_adapters(model, self.config.tune)))
+        each = device_bytes(tuned_arrays(model))
         for part in split(units, groups * max(1, int(limit // each)), groups):
             folders = [self.run.path(unit.cell.checkpoints) for unit in part if unit.cell]
-            self._score(part, restored_stack(model, self.config.tune, folders))
+            self._score(part, restored_stack(model, folders))
 
     def _score(self, units: Sequence[Unit], models: Any) -> None:
         """Scores cells that are asked the same with their models, and marks them as done."""
@@ -138,19 +133,16 @@ class WaveRunner:
                 self.units.wrapper, self.reporter.advance,
             )  # fmt: skip
             for unit, files in zip(units, found, strict=True):
-                self._finish(unit, files, {})
+                self.units.finish(unit, files, {})
         self.run.path(parts).rmtree(missing_ok=True)
 
-    def _finish(self, unit: Unit, files: Sequence[str], facts: dict[str, Any]) -> None:
-        self.run.finish(unit.name, unit.key, files, inputs=unit.digests, settings=unit.settings, **facts)
 
-
-def _alike(units: Sequence[tuple[int, Unit]]) -> list[list[tuple[int, Unit]]]:
+def _alike(units: Sequence[Unit]) -> list[list[Unit]]:
     """Units by what is asked of them."""
-    found: dict[tuple[str, str], list[tuple[int, Unit]]] = collections.defaultdict(list)
-    for number, unit in units:
+    found: dict[tuple[str, str], list[Unit]] = collections.defaultdict(list)
+    for unit in units:
         assert unit.cell
-        found[unit.cell.domain, unit.digests["the questions"]].append((number, unit))
+        found[unit.cell.domain, unit.digests["the questions"]].append(unit)
     return list(found.values())
 
 

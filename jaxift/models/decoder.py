@@ -168,10 +168,13 @@ class Decoder(nnx.Module):
         # rounded to the stream's dtype, as the families that have it were trained
         return x_BTD if scale is None else x_BTD * jnp.asarray(scale, dtype)
 
+    def head_weight(self, dtype: np.dtype | type) -> Float[Array, "V D"]:
+        """The LM head as it is computed with, the vocabulary sharded over `tensor`."""
+        return whole(self.embedding if self.head is None else self.head, dtype, "vocab", None)
+
     def logits(self, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
         """float32 logits of hidden states, the vocabulary (with its padding) sharded over `tensor`."""
-        config, head = self.config, self.embedding if self.head is None else self.head
-        weight_VD = whole(head, hidden.dtype, "vocab", None)
+        config, weight_VD = self.config, self.head_weight(hidden.dtype)
         logits = jnp.einsum("...D,VD->...V", hidden, weight_VD, preferred_element_type=jnp.float32)
         if config.logit_soft_cap is not None:
             logits = config.logit_soft_cap * jnp.tanh(logits / config.logit_soft_cap)

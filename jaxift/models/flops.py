@@ -1,5 +1,6 @@
 """How much arithmetic a forward pass is: counted from the shapes, since compilers count a loop's body once."""
 
+import collections
 from collections.abc import Callable, Sequence
 
 from jaxift.models.config import DecoderConfig
@@ -25,8 +26,10 @@ def pair_flops(config: DecoderConfig) -> int:
 
 def attention_flops(config: DecoderConfig, pairs: Callable[[int | None], int]) -> int:
     """Operations of attention in all layers, from the query-key pairs that a layer with such a window has."""
-    spans = [config.pattern[layer % len(config.pattern)] for layer in range(config.num_layers)]
-    return pair_flops(config) * sum(pairs(span.window) for span in spans)
+    windows = collections.Counter(
+        config.pattern[layer % len(config.pattern)].window for layer in range(config.num_layers)
+    )
+    return pair_flops(config) * sum(layers * pairs(window) for window, layers in windows.items())
 
 
 def head_flops(config: DecoderConfig) -> int:

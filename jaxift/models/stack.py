@@ -12,7 +12,7 @@ from jax.sharding import NamedSharding
 from jaxtyping import Array
 
 from jaxift.models.weights import LanguageModel
-from jaxift.parallel.mesh import CELL, stacked
+from jaxift.parallel.mesh import CELL, filled, stacked
 
 Tree = TypeVar("Tree")
 
@@ -45,10 +45,9 @@ class ModelStack:
         """A stack of some of the models; all of them in order are the stack itself."""
         if list(indices) == list(range(self.size)):
             return self
-        groups = self.like.mesh.shape[CELL]
-        filled = [*indices, *[indices[-1]] * (-len(indices) % groups)]
+        more = filled(len(indices), self.like.mesh) - len(indices)
         with jax.set_mesh(self.like.mesh):
-            params = chosen(self.params, jnp.array(filled, jnp.int32))
+            params = chosen(self.params, jnp.array([*indices, *[indices[-1]] * more], jnp.int32))
         return dataclasses.replace(self, params=params, size=len(indices))
 
 

@@ -88,6 +88,11 @@ def stacked(layout: PartitionSpec) -> PartitionSpec:
     return PartitionSpec(CELL, *layout)
 
 
+def filled(cells: int, mesh: Mesh) -> int:
+    """Models of a stack that fills the mesh's cell axis."""
+    return cells + -cells % mesh.shape[CELL]
+
+
 def sharding(mesh: Mesh, *names: str | None) -> NamedSharding:
     """The sharding of an array whose dimensions carry these logical names."""
     return NamedSharding(mesh, spec(*names))

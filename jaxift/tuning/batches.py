@@ -141,7 +141,7 @@ class Plan:
     def batch(self, step: int, shape: Shape, packing: bool) -> Batch:
         """The arrays of a step."""
         rows = self.rows(step, shape.length, packing)
-        batch = _empty(shape, -(-len(rows) // shape.rows))
+        batch = empty_batch(shape, -(-len(rows) // shape.rows))
         for micro, part in enumerate(_micro(rows, shape)):
             for shard, mine in enumerate(part):
                 _fill(batch, shape, micro, shard, mine)
@@ -210,7 +210,8 @@ def _micro(rows: Sequence[list[Example]], shape: Shape) -> Iterator[list[list[li
         yield [list(part[shard :: shape.shards]) for shard in range(shape.shards)]
 
 
-def _empty(shape: Shape, micro: int) -> Batch:
+def empty_batch(shape: Shape, micro: int = 0) -> Batch:
+    """A batch into whose first `micro` parts examples can be written; of 0, for a model that has come to its end."""
     tokens, positions, segments = (np.zeros((shape.micro, shape.rows, shape.length), np.int32) for _ in range(3))
     slots, targets = (np.zeros((shape.micro, shape.shards, shape.slots), np.int32) for _ in range(2))
     return Batch(micro, tokens, positions, segments, slots, targets, np.zeros(slots.shape, np.float32))
@@ -231,8 +232,3 @@ def _fill(batch: Batch, shape: Shape, micro: int, shard: int, rows: Iterable[lis
             batch.targets_MHS[there] = example.tokens[example.start :]
             batch.weights_MHS[there] = example.weights or 1
             used, start = used + example.scored, start + example.fed
-
-
-def empty_batch(shape: Shape) -> Batch:
-    """A batch without examples, for a model that has come to its end while others go on."""
-    return _empty(shape, 0)

@@ -18,6 +18,7 @@ from flax import nnx
 from jaxift.artifacts import digest
 from jaxift.errors import UserError
 from jaxift.models.checksum import leaf_sums
+from jaxift.models.stack import abstract
 from jaxift.parallel.hosts import WORK_TIMEOUT, barrier, everywhere, on_first_process
 
 MARKER = "jaxift_run_key.txt"
@@ -153,9 +154,9 @@ def _restored(
     manager: ocp.CheckpointManager, folder: epath.Path, step: int, params: nnx.State, rest: Any | None
 ) -> tuple[Saved | None, str]:
     """A step where it is whole, or None and why it is not."""
-    wanted = {"params": _abstract(nnx.to_pure_dict(params))}
+    wanted = {"params": abstract(nnx.to_pure_dict(params))}
     if rest is not None and (folder / str(step) / "rest").exists():
-        wanted["rest"] = _abstract(_leaves(rest))
+        wanted["rest"] = abstract(_leaves(rest))
     items = {name: ocp.args.StandardRestore(tree) for name, tree in wanted.items()}
     try:
         found = manager.restore(step, args=ocp.args.Composite(record=ocp.args.JsonRestore(), **items))
@@ -182,10 +183,6 @@ def _restored(
 def _leaves(tree: Any) -> dict[str, Any]:
     """A tree's leaves by number: optax's named tuples need not survive the way through files."""
     return {f"{index:04d}": leaf for index, leaf in enumerate(jax.tree.leaves(tree))}
-
-
-def _abstract(tree: Any) -> Any:
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)
 
 
 def _reason(error: Exception) -> str:

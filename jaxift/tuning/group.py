@@ -23,11 +23,11 @@ from jaxift.models.layer import LoraParam
 from jaxift.models.stack import ModelStack, abstract, device_bytes, put, spread
 from jaxift.models.weights import LanguageModel
 from jaxift.parallel.compiled import Compiled, described
-from jaxift.parallel.mesh import CELL, batch_shards, sharding, stacked
+from jaxift.parallel.mesh import CELL, batch_shards, filled, sharding, stacked
 from jaxift.tuning.batches import Example, Plan, Shape, choose_shape, encode_examples
 from jaxift.tuning.checkpoint import restore_params
 from jaxift.tuning.optimizers import learning_rates, optimizer
-from jaxift.tuning.step import CellState, Recipe, Shared, first_state, recipe_of, train_step
+from jaxift.tuning.step import CellState, Recipe, Shared, first_state, train_step
 from jaxift.tuning.waves import StepMemory, peak_bytes
 
 MICRO_TOKENS = {"cpu": 2048}
@@ -145,7 +145,7 @@ class Group:
 
     def first_state(self, seed: int) -> CellState:
         """A cell before its first step."""
-        return _first_state(self.recipe.optimizer, self.first_params(seed))
+        return first_state(self.recipe.optimizer, self.first_params(seed))
 
     def stack(self, cells: int) -> CellState:
         """A stack of equal cells before their first step."""
@@ -156,10 +156,10 @@ class Group:
         mesh, shape = self.model.mesh, self.shape
 
         def copies(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-            layout = stacked(x.sharding.spec if x.sharding else jax.P(*[None] * x.ndim))
-            return jax.ShapeDtypeStruct((cells, *x.shape), x.dtype, sharding=jax.NamedSharding(mesh, layout))
+            layout = jax.NamedSharding(mesh, stacked(x.sharding.spec))
+            return jax.ShapeDtypeStruct((cells, *x.shape), x.dtype, sharding=layout)
 
-        stack = jax.tree.map(copies, self._abstract_state)
+        stack = jax.tree.map(copies, self.described_state)
 
         def array(sizes: tuple[int, ...], dtype: type, *names: str | None) -> jax.ShapeDtypeStruct:
             layout = jax.NamedSharding(mesh, jax.P(CELL, *sharding(mesh, *names).spec))
@@ -173,21 +173,26 @@ class Group:
         return stack, abstract(self.shared), array((), jnp.float32), array((), jnp.bool_), micro, tuple(batch)
 
     @functools.cached_property
-    def _abstract_state(self) -> CellState:
-        params = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, jnp.float32, sharding=x.sharding), tuned_part(self.model)
-        )
-        with jax.set_mesh(self.model.mesh):
-            return jax.eval_shape(functools.partial(_first_state, self.recipe.optimizer), params)
+    def described_state(self) -> CellState:
+        """Shapes and layouts of a cell between steps."""
+        mesh = self.model.mesh
+
+        def laid_out(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+            layout = jax.NamedSharding(mesh, x.sharding.spec if x.sharding else jax.P(*[None] * x.ndim))
+            return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=layout)
+
+        with jax.set_mesh(mesh):
+            state = jax.eval_shape(functools.partial(first_state, self.recipe.optimizer), tuned_arrays(self.model))
+        return jax.tree.map(laid_out, state)
 
     def program(self, cells: int) -> "jax.stages.Compiled":
         """The compiled step of a stack."""
         started = time.perf_counter()
         with jax.set_mesh(self.model.mesh):
             described_arrays = self.described(cells)
-            settings = digest(self.config.model_dump(exclude=BY_MODEL))
-            key = (self.recipe.graph, self.recipe.reference_graph, str(self.recipe.dtype), settings, self.shape)
-            step = jax.jit(functools.partial(train_step, self.recipe), donate_argnums=0)
+            recipe, settings = self.recipe, self.jobs[0].job.program
+            key = (recipe.graph, recipe.reference_graph, str(recipe.dtype), settings, self.shape)
+            step = jax.jit(functools.partial(train_step, recipe), donate_argnums=0)
             program = _compiled.get(
                 (*key, cells, self.model.mesh, described(described_arrays)),
                 lambda: step.lower(*described_arrays).compile(),
@@ -210,11 +215,6 @@ class Group:
         )
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _first_state(optimizer, params: nnx.State) -> CellState:
-    return first_state(params, optimizer)
-
-
 def group(model: LanguageModel, jobs: Sequence[Prepared]) -> Group:
     """Brings jobs of one program together; `model` is on the mesh of the cells."""
     config, mesh = jobs[0].job.config, model.mesh
@@ -222,7 +222,7 @@ def group(model: LanguageModel, jobs: Sequence[Prepared]) -> Group:
     model = with_adapters(model, config)
     graph = nnx.graphdef(model.decoder)
     frozen = frozen_part(model)
-    recipe = recipe_of(config, graph, reference_graph, optimizer(config), model.dtype)
+    recipe = Recipe(graph, reference_graph, optimizer(config), model.dtype, config.remat, config.kl, config.skip_spikes)
     platform = mesh.devices.flat[0].platform
     shape = choose_shape(
         [each.plan for each in jobs],
@@ -241,9 +241,10 @@ def with_adapters(model: LanguageModel, config: TuneConfig) -> LanguageModel:
     return adapted(model, LoraShape(lora.rank, lora.alpha / lora.rank, lora.targets), seed=0) if lora.rank else model
 
 
-def tuned_part(model: LanguageModel) -> nnx.State:
-    """The parameters that are tuned: the adapters where there are some."""
-    return nnx.state(model.decoder, nnx.Param if model.config.lora is None else LoraParam)
+def tuned_arrays(model: LanguageModel) -> nnx.State:
+    """Shapes and layouts of what is tuned, float32: the adapters where there are some."""
+    params = nnx.state(model.decoder, nnx.Param if model.config.lora is None else LoraParam)
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.float32, sharding=x.sharding), params)
 
 
 def frozen_part(model: LanguageModel) -> nnx.State | None:
@@ -254,16 +255,15 @@ def frozen_part(model: LanguageModel) -> nnx.State | None:
     return frozen
 
 
-def restored_stack(model: LanguageModel, config: TuneConfig, folders: Sequence[epath.PathLike]) -> ModelStack:
-    """Models that were tuned with `config`, from the folders of their checkpoints; `model` is on the cells' mesh.
+def restored_stack(model: LanguageModel, folders: Sequence[epath.PathLike]) -> ModelStack:
+    """Tuned models, from the folders of their checkpoints.
 
-    Raises UserError where there is none, or it is damaged.
+    `model` is on the cells' mesh, `with_adapters` where these were tuned. Raises UserError where a folder holds no
+    checkpoint, or it is damaged.
     """
-    model = with_adapters(model, config)
-    params, filled = tuned_part(model), len(folders) + -len(folders) % model.mesh.shape[CELL]
-    params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.float32, sharding=x.sharding), params)
+    params = tuned_arrays(model)
     with jax.set_mesh(model.mesh):
-        stack = spread(restore_params(folders[0], params), filled)
+        stack = spread(restore_params(folders[0], params), filled(len(folders), model.mesh))
         for index, folder in enumerate(folders[1:], 1):
             stack = put(stack, jnp.int32(index), restore_params(folder, params))
     return ModelStack(model, stack, frozen_part(model), len(folders))

@@ -12,7 +12,7 @@ from jaxift.config import TuneConfig
 from jaxift.errors import UserError
 from jaxift.models.stack import ModelStack, device_bytes
 from jaxift.models.weights import LanguageModel
-from jaxift.parallel.mesh import CELL
+from jaxift.parallel.mesh import CELL, filled
 from jaxift.tuning.checkpoint import Metrics
 from jaxift.tuning.group import Group, Job, Prepared, group, prepare
 from jaxift.tuning.run import Run, Timing
@@ -96,15 +96,27 @@ def tune(
     loss counts) and skipped; `on_step` gets each when it is known, `warn` a line where a checkpoint is damaged. Raises
     UserError where the loss or gradient becomes infinite or NaN.
     """
-    watch = Watch()
-    watch.step = lambda name, metrics: on_step(metrics) if on_step else None
-    watch.say = lambda line: warn(line) if warn else None
+    watch = _Told(on_step or (lambda metrics: None), warn or (lambda line: None))
     job = Job("the model", pairs, config or TuneConfig(), seed, folder)
     [wave] = tune_cells(model, [job], watch=watch)
     [cell] = wave.cells
     if cell.failure:
         raise UserError(cell.failure)
     return Tuned(wave.stack.model(0), cell.metrics, cell.at_limit)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Told(Watch):
+    """Passes on what happens to the one model."""
+
+    on_step: Callable[[Metrics], None]
+    warn: Callable[[str], None]
+
+    def step(self, name: str, metrics: Metrics) -> None:
+        self.on_step(metrics)
+
+    def say(self, line: str) -> None:
+        self.warn(line)
 
 
 def tune_cells(
@@ -142,27 +154,22 @@ def plan_waves(
     groups = [group(model, members) for members in programs.values()]
     waves = [(each, members) for each in groups for members in _waves(each, limit)]
     return [
-        PlannedWave(number, len(waves), each, members, each.memory(_filled(len(members), each)))
+        PlannedWave(number, len(waves), each, members, each.memory(filled(len(members), each.model.mesh)))
         for number, (each, members) in enumerate(waves, 1)
     ]
-
-
-def _filled(cells: int, group: Group) -> int:
-    """Cells of a stack that fills the mesh's cell axis."""
-    return cells + -cells % group.model.mesh.shape[CELL]
 
 
 def _waves(group: Group, limit: int) -> list[list[Prepared]]:
     """The jobs of a group, as many at once as fit."""
     groups, mesh = group.model.mesh.shape[CELL], group.model.mesh
-    cells = _filled(len(group.jobs), group)
+    cells = filled(len(group.jobs), mesh)
     rough = _bytes_at_least(group) * (cells // groups)
     if cells > groups and rough < limit and group.memory(cells).total <= limit:
         return split(group.jobs, cells, groups)
-    most = most_cells(group.memory(groups), groups, limit, mesh)
+    most = most_cells(group.memory(groups), limit, mesh)
     while True:
         waves = split(group.jobs, most, groups)
-        cells = _filled(len(waves[0]), group)
+        cells = filled(len(waves[0]), mesh)
         total = group.memory(cells).total
         if total <= limit or cells <= groups:
             return waves

@@ -15,7 +15,6 @@ from jaxtyping import Array, Float, Int
 
 from jaxift.models.attention import NEGATIVE
 from jaxift.models.decoder import Decoder
-from jaxift.models.layer import whole
 from jaxift.parallel.mesh import RULES, spec
 
 LOGITS_BYTES = 1 << 26
@@ -46,11 +45,6 @@ class Reference(NamedTuple):
     weight_VD: Float[Array, "V D"]
 
 
-def head_weight(decoder: Decoder, dtype: jnp.dtype) -> Float[Array, "V D"]:
-    """The LM head as it is computed with, the vocabulary sharded over `tensor`."""
-    return whole(decoder.embedding if decoder.head is None else decoder.head, dtype, "vocab", None)
-
-
 def summed_loss(
     decoder: Decoder,
     hidden_RTD: Float[Array, "R T D"],
@@ -66,26 +60,18 @@ def summed_loss(
     """
     config = decoder.config
     head = _Head(config.vocab_size, config.logit_soft_cap, kl_weight)
-    weight_VD = head_weight(decoder, hidden_RTD.dtype)
+    weight_VD = decoder.head_weight(hidden_RTD.dtype)
     sums: Any = _summed(head, weight_VD, hidden_RTD, slots_HS, targets_HS, weights_HS, reference)
     return Losses(*sums)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _summed(
-    head: _Head,
-    weight_VD: Array,
-    hidden_RTD: Array,
-    slots_HS: Array,
-    targets_HS: Array,
-    weights_HS: Array,
-    reference: Reference | None,
-) -> tuple[Array, ...]:
-    return _run(head, weight_VD, hidden_RTD, slots_HS, targets_HS, weights_HS, reference, with_gradient=False)[0]
+def _summed(head: _Head, *arrays: Any) -> tuple[Array, ...]:
+    return _run(head, *arrays, with_gradient=False)[0]
 
 
-def _forward(head: _Head, weight_VD: Array, hidden_RTD: Array, *rest: Any) -> tuple[tuple, tuple[Array, ...]]:
-    return _run(head, weight_VD, hidden_RTD, *rest, with_gradient=True)
+def _forward(head: _Head, *arrays: Any) -> tuple[tuple, tuple[Array, ...]]:
+    return _run(head, *arrays, with_gradient=True)
 
 
 def _backward(head: _Head, gradients: tuple[Array, ...], cotangents: tuple[Array, ...]) -> tuple:
@@ -149,12 +135,14 @@ def _local(
 
     def add(carry: tuple, part: tuple) -> tuple[tuple, Array | None]:
         sums, gradient_VD = carry
-        found, gradient_logits, h_SD = _block(head, weight_VD, reference_VD, *part)
+        found, gradient_logits = _block(head, weight_VD, reference_VD, *part)
         sums = tuple(map(jnp.add, sums, found))
         if not with_gradient:
             return (sums, gradient_VD), None
         gradient_logits = gradient_logits.astype(weight_VD.dtype)
-        gradient_VD = gradient_VD + jnp.einsum("SV,SD->VD", gradient_logits, h_SD, preferred_element_type=jnp.float32)
+        gradient_VD = gradient_VD + jnp.einsum(
+            "SV,SD->VD", gradient_logits, part[0], preferred_element_type=jnp.float32
+        )
         gradient_SD = jnp.einsum("SV,VD->SD", gradient_logits, weight_VD, preferred_element_type=jnp.float32)
         return (sums, gradient_VD), gradient_SD
 
@@ -182,14 +170,13 @@ def _block(
     targets_S: Array,
     weights_S: Array,
     reference_SD: Array | None = None,
-) -> tuple[tuple[Array, Array, Array], Array, Array]:
-    """Sums over some places, the gradient of their logits, and the hidden states that they came of."""
+) -> tuple[tuple[Array, Array, Array], Array]:
+    """Sums over some places, and the gradient of their logits."""
     axis = RULES["vocab"]
     logits_SV, slope = _logits(head, h_SD, weight_VD)
     logprobs_SV = logits_SV - _log_sum_exp(logits_SV)
     probs_SV = jnp.exp(logprobs_SV)
-    numbers = jax.lax.axis_index(axis) * weight_VD.shape[0] + jnp.arange(weight_VD.shape[0])
-    hit_SV = numbers == targets_S[:, None]
+    hit_SV = _numbers(weight_VD) == targets_S[:, None]
     cross_S = -jax.lax.psum(jnp.sum(jnp.where(hit_SV, logprobs_SV, 0), -1), axis)
     gradient_SV = probs_SV - hit_SV
     divergence_S = jnp.zeros_like(cross_S)
@@ -201,7 +188,7 @@ def _block(
         gradient_SV += head.kl_weight * probs_SV * (ratio_SV - divergence_S[:, None])
     cross, divergence = jnp.sum(weights_S * cross_S), jnp.sum(weights_S * divergence_S)
     gradient_SV = gradient_SV * weights_S[:, None] * slope
-    return (cross + head.kl_weight * divergence, cross, divergence), gradient_SV, h_SD
+    return (cross + head.kl_weight * divergence, cross, divergence), gradient_SV
 
 
 def _logits(head: _Head, h_SD: Array, weight_VD: Array) -> tuple[Array, Array | float]:
@@ -211,8 +198,13 @@ def _logits(head: _Head, h_SD: Array, weight_VD: Array) -> tuple[Array, Array | 
     if head.soft_cap is not None:
         capped = jnp.tanh(logits_SV / head.soft_cap)
         logits_SV, slope = head.soft_cap * capped, 1 - capped * capped
-    numbers = jax.lax.axis_index(RULES["vocab"]) * weight_VD.shape[0] + jnp.arange(weight_VD.shape[0])
-    return jnp.where(numbers < head.vocab_size, logits_SV, NEGATIVE), slope
+    return jnp.where(_numbers(weight_VD) < head.vocab_size, logits_SV, NEGATIVE), slope
+
+
+def _numbers(weight_VD: Array) -> Array:
+    """The tokens of this device's share of the vocabulary."""
+    size = weight_VD.shape[0]
+    return jax.lax.axis_index(RULES["vocab"]) * size + jnp.arange(size)
 
 
 def _log_sum_exp(logits_SV: Array) -> Array:

@@ -1,5 +1,6 @@
 """Learning rates, and the optax chain that a configuration asks for."""
 
+import functools
 import inspect
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +13,9 @@ import optax
 from jaxift.config import ChainPart, TuneConfig
 from jaxift.errors import UserError
 
+OPTIMIZER = {"chain", "clip_norm", "beta1", "beta2", "epsilon", "weight_decay"}
+"""Settings that the optimizer is made of."""
+
 
 def learning_rates(config: TuneConfig, steps: int) -> np.ndarray:
     """The rate of every step, [steps]: linear warm-up from 0, then cosine to 0 (as in the Hugging Face Trainer)."""
@@ -23,8 +27,15 @@ def learning_rates(config: TuneConfig, steps: int) -> np.ndarray:
 def optimizer(config: TuneConfig) -> optax.GradientTransformation:
     """Clip by global norm, then AdamW or the configured chain, at a learning rate of 1: each step multiplies its own.
 
-    Raises UserError where a part of the chain is none of optax, or does not take its options.
+    Equal settings give the same object, for which programs are compiled once. Raises UserError where a part of the
+    chain is none of optax, or does not take its options.
     """
+    return _optimizer(config.model_dump_json(include=OPTIMIZER))
+
+
+@functools.lru_cache(maxsize=64)
+def _optimizer(settings: str) -> optax.GradientTransformation:
+    config = TuneConfig.model_validate_json(settings)
     if config.chain:
         rest = [_part(number, part) for number, part in enumerate(config.chain)]
     else:

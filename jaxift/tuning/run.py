@@ -14,7 +14,7 @@ from jaxift.errors import Terminated
 from jaxift.models.flops import tuning_flops
 from jaxift.models.stack import put, take
 from jaxift.parallel.hosts import exchange, global_array
-from jaxift.parallel.mesh import CELL, spec, stacked
+from jaxift.parallel.mesh import CELL, filled, spec, stacked
 from jaxift.tuning.batches import Batch, empty_batch
 from jaxift.tuning.checkpoint import Checkpoints, Metrics
 from jaxift.tuning.group import Group, Prepared
@@ -40,11 +40,6 @@ class Timing:
     flops: float = 0.0
     """Useful ones, of all models."""
 
-    @property
-    def seconds(self) -> float:
-        """All of it."""
-        return self.compile + self.input + self.step + self.checkpoint
-
 
 @dataclasses.dataclass
 class _Cell:
@@ -69,7 +64,7 @@ class Run:
 
     def __init__(self, group: Group, wave: Sequence[Prepared], watch: Watch):
         self.group, self.watch, self.mesh = group, watch, group.model.mesh
-        size = len(wave) + -len(wave) % self.mesh.shape[CELL]
+        size = filled(len(wave), self.mesh)
         self.program = group.program(size)
         self.timing = Timing(compile=group.compile_seconds[size])
         self.size, self._open = size, contextlib.ExitStack()
@@ -95,21 +90,23 @@ class Run:
 
     def _cell(self, index: int, prepared: Prepared) -> _Cell:
         """A cell as it was saved last, or before its first step."""
-        job, config = prepared.job, prepared.job.config
-        if job.folder is None:
-            if config.lora.rank:
-                self.stack = put(self.stack, jnp.int32(index), self.group.first_state(job.seed))
-            return _Cell(prepared, None, [], 0)
-        checkpoints = self._open.enter_context(Checkpoints(job.folder, prepared.key, config.keep, self.watch.say))
-        state = self.group.first_state(job.seed)
-        found = checkpoints.restore(state.params, state._replace(params=()))
-        metrics: list[Metrics] = []
-        if found is not None:
-            params, rest, metrics = found
-            state = (state if rest is None else rest)._replace(params=params)
-        if found is not None or config.lora.rank:
-            self.stack = put(self.stack, jnp.int32(index), state)
-        return _Cell(prepared, checkpoints, metrics, len(metrics), saved=len(metrics) if found else -1)
+        job, place, found = prepared.job, jnp.int32(index), None
+        checkpoints = None
+        if job.folder is not None:
+            checkpoints = Checkpoints(job.folder, prepared.key, job.config.keep, self.watch.say)
+            self._open.enter_context(checkpoints)
+            state = self.group.described_state
+            found = checkpoints.restore(state.params, state._replace(params=()))
+        if found is None:
+            if job.config.lora.rank:  # drawn from the cell's own seed
+                self.stack = put(self.stack, place, self.group.first_state(job.seed))
+            return _Cell(prepared, checkpoints, [], 0)
+        params, rest, metrics = found
+        if rest is None:  # a result: nothing else of it is asked for
+            self.stack = self.stack._replace(params=put(self.stack.params, place, params))
+        else:
+            self.stack = put(self.stack, place, rest._replace(params=params))
+        return _Cell(prepared, checkpoints, metrics, len(metrics), saved=len(metrics))
 
     def execute(self) -> None:
         """Takes all steps of all cells, saving on the way and at the end.
@@ -124,7 +121,8 @@ class Run:
                 taken += 1
                 if terminations.noticed(taken):
                     self._settle()
-                    self._save(everything=True)
+                    self._save()
+                    self._wait()
                     raise Terminated(f"asked to end after {taken} steps; the same command goes on from there")
                 if self._due(taken):
                     self._settle()
@@ -132,10 +130,7 @@ class Run:
             self._settle()
             self._spent("step")
             self._save()
-            for cell in self.cells:
-                if cell.checkpoints:
-                    cell.checkpoints.wait()
-            self._spent("checkpoint")
+            self._wait()
 
     def _spent(self, on: str) -> None:
         """Books the time since the last call."""
@@ -145,7 +140,6 @@ class Run:
 
     def _dispatch(self) -> None:
         """Gives the next step of every cell to the devices, then reads the metrics of the step before."""
-        going = [cell for cell in self.cells if cell.goes_on]
         batches = [self._batch(cell) for cell in self.cells]
         batches += [empty_batch(self.group.shape)] * (self.size - len(batches))
         rates = np.zeros(self.size, np.float32)
@@ -165,7 +159,7 @@ class Run:
         self.stack, measured = self.program(
             self.stack, self.group.shared, global_array(rates, by_cell), global_array(active, by_cell), micro, placed
         )
-        for cell in going:
+        for cell, *_ in steps:
             cell.dispatched += 1
         before, self._pending = self._pending, (steps, measured)
         self._read(before)
@@ -235,7 +229,14 @@ class Run:
             every = self._every
         return every > 0 and taken % every == 0 and any(cell.goes_on for cell in self.cells)
 
-    def _save(self, everything: bool = False) -> None:
+    def _wait(self) -> None:
+        """Returns when all checkpoints are written; raises UserError where one could not be."""
+        for cell in self.cells:
+            if cell.checkpoints:
+                cell.checkpoints.wait()
+        self._spent("checkpoint")
+
+    def _save(self) -> None:
         """Saves every cell that has changed: those at their end as results, the others to be resumed."""
         self._spent("step")
         writing: list[Checkpoints] = []
@@ -250,7 +251,4 @@ class Run:
             cell.checkpoints.save(state.params, rest, cell.metrics)
             cell.saved = len(cell.metrics)
             writing.append(cell.checkpoints)
-        if everything:
-            for checkpoints in writing:
-                checkpoints.wait()
         self._spent("checkpoint")

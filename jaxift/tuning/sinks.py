@@ -2,9 +2,11 @@
 
 import contextlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
+from etils import epath
+
+from jaxift.config import TuneConfig
 from jaxift.errors import UserError
 from jaxift.tuning.checkpoint import Metrics
 from jaxift.tuning.watch import Watch
@@ -13,7 +15,7 @@ from jaxift.tuning.watch import Watch
 class TensorBoard(Watch):
     """Writes an event file a cell, in a folder of its name."""
 
-    def __init__(self, folder: str | Path):
+    def __init__(self, folder: epath.PathLike):
         from tensorboardX import SummaryWriter  # imported here: it brings protobuf
 
         self._make, self.folder = SummaryWriter, folder
@@ -78,12 +80,12 @@ class Together(Watch):
 
 
 @contextlib.contextmanager
-def sinks(tensorboard: str | None, wandb: str, group: str) -> Iterator[list[Watch]]:
-    """What is asked for, opened: a folder for TensorBoard, a project of Weights & Biases; all closed at the end."""
+def sinks(settings: TuneConfig, folder: epath.PathLike, group: str) -> Iterator[list[Watch]]:
+    """What the settings ask for, opened, and closed at the end: event files in `folder`, runs of the `group`."""
     opened: list[Any] = []
     with contextlib.ExitStack() as stack:
-        if tensorboard is not None:
-            opened.append(stack.enter_context(contextlib.closing(TensorBoard(tensorboard))))
-        if wandb:
-            opened.append(stack.enter_context(contextlib.closing(Wandb(wandb, group))))
+        if settings.tensorboard:
+            opened.append(stack.enter_context(contextlib.closing(TensorBoard(folder))))
+        if settings.wandb:
+            opened.append(stack.enter_context(contextlib.closing(Wandb(settings.wandb, group))))
         yield opened

@@ -11,10 +11,9 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxift.config import TuneConfig
 from jaxift.models.decoder import Decoder, Remat
 from jaxift.models.stack import pinned, vmapped
-from jaxift.tuning.loss import Losses, Reference, head_weight, summed_loss
+from jaxift.tuning.loss import Losses, Reference, summed_loss
 
 SPIKE_AFTER, SPIKE_MEMORY = 3, 0.9
 """Steps before a loss can be a spike, and how much of the mean of losses a step leaves of it."""
@@ -53,7 +52,8 @@ class Shared(NamedTuple):
     reference: nnx.State | None
 
 
-def first_state(params: nnx.State, optimizer: optax.GradientTransformation) -> CellState:
+@functools.partial(jax.jit, static_argnums=0)
+def first_state(optimizer: optax.GradientTransformation, params: nnx.State) -> CellState:
     """The state before the first step, laid out like the parameters."""
     return CellState(params, optimizer.init(params), jnp.bool_(True), jnp.float32(0), jnp.int32(0))
 
@@ -77,7 +77,7 @@ def response_loss(
     hidden_RTD = decoder.hidden(*inputs, dtype=dtype, remat=remat)
     kept = None
     if reference is not None:
-        kept = Reference(reference.hidden(*inputs, dtype=dtype), head_weight(reference, dtype))
+        kept = Reference(reference.hidden(*inputs, dtype=dtype), reference.head_weight(dtype))
     return summed_loss(decoder, hidden_RTD, slots_HS, targets_HS, weights_HS, kept, kl_weight)
 
 
@@ -154,14 +154,3 @@ def _update(
     if recipe.reference_graph is not None:
         measured["divergence"] = losses.divergence / total
     return after, measured
-
-
-def recipe_of(
-    config: TuneConfig,
-    graph: nnx.GraphDef,
-    reference_graph: nnx.GraphDef | None,
-    optimizer: optax.GradientTransformation,
-    dtype: np.dtype,
-) -> Recipe:
-    """The recipe that a configuration asks for."""
-    return Recipe(graph, reference_graph, optimizer, dtype, config.remat, config.kl, config.skip_spikes)

@@ -33,10 +33,6 @@ class StepMemory:
         """What is left: activations, and room that the program needs on the way."""
         return max(self.total - self.weights - self.moments - self.shared - self.gradients - self.batches, 0)
 
-    def scaled(self, times: int) -> int:
-        """The peak of so many times the cells."""
-        return self.shared + times * (self.total - self.shared)
-
     @property
     def told(self) -> str:
         """The parts in words."""
@@ -82,21 +78,19 @@ def _ram() -> int:
         return total
 
 
-def most_cells(memory: StepMemory, compiled_cells: int, limit: int, mesh: Mesh) -> int:
-    """How many cells fit into `limit`, from the memory of a program for `compiled_cells`; a multiple of the cell axis.
+def most_cells(memory: StepMemory, limit: int, mesh: Mesh) -> int:
+    """How many cells fit into `limit`, from the memory that one takes on each group of devices.
 
-    Raises UserError where not even one fits each group of devices.
+    Raises UserError where not even that fits.
     """
-    groups = mesh.shape[CELL]
-    each = memory.scaled(1) - memory.shared  # of compiled_cells / groups on each device
-    times = (limit - memory.shared) // max(each, 1)
+    times = (limit - memory.shared) // max(memory.total - memory.shared, 1)
     if times < 1:
         raise UserError(
-            f"tuning needs {memory.scaled(1) / GIB:.2f} GiB a device, {compiled_cells // groups} cells on it, but "
+            f"tuning needs {memory.total / GIB:.2f} GiB a device, one cell on it, but "
             f"{limit / GIB:.2f} may be used: {memory.told}; set tune.remat full, fewer tune.micro_tokens, "
             "tune.lora.rank, a larger mesh, or --memory-per-device"
         )
-    return times * compiled_cells
+    return times * mesh.shape[CELL]
 
 
 def split(items: Sequence[Item], most: int, groups: int) -> list[list[Item]]:

@@ -1,6 +1,7 @@
 """A run that is killed, asked to end, or finds its checkpoints damaged goes on as if nothing had happened."""
 
 import dataclasses
+import gc
 import json
 import os
 import random
@@ -207,6 +208,13 @@ LEFT_BEHIND = pytest.mark.filterwarnings(
 )
 
 
+@pytest.fixture
+def swept():
+    """Afterwards nothing is left that another test would be blamed for."""
+    yield
+    gc.collect()
+
+
 def flipped(path, place):
     content = bytearray(path.read_bytes())
     content[place] ^= 1 << (place % 8)
@@ -214,6 +222,7 @@ def flipped(path, place):
 
 
 @LEFT_BEHIND
+@pytest.mark.usefixtures("swept")
 def test_a_flipped_byte_anywhere_is_found_or_changes_nothing(tiny_model, finished, tmp_path):
     rng, found = random.Random(1), []
     interrupted(tiny_model, tmp_path / "run")
@@ -248,6 +257,7 @@ def test_a_flipped_byte_anywhere_is_found_or_changes_nothing(tiny_model, finishe
 
 
 @LEFT_BEHIND
+@pytest.mark.usefixtures("swept")
 def test_where_all_checkpoints_are_damaged_it_begins_again(tiny_model, finished, tmp_path):
     interrupted(tiny_model, tmp_path / "run")
     for path in (tmp_path / "run").rglob("*"):
@@ -317,6 +327,7 @@ def test_parameters_of_a_finished_run_are_restored_bit_for_bit(tiny_model, finis
 
 
 @LEFT_BEHIND
+@pytest.mark.usefixtures("swept")
 def test_damaged_parameters_of_a_finished_run_are_refused(tiny_model, tmp_path):
     tune(tiny_model, PAIRS, TuneConfig(**CONFIG), folder=tmp_path)
     [largest, *_] = sorted((path for path in tmp_path.rglob("d/*") if path.is_file()), key=lambda p: -p.stat().st_size)
