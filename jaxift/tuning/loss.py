@@ -146,8 +146,9 @@ def _local(
         gradient_SD = jnp.einsum("SV,VD->SD", gradient_logits, weight_VD, preferred_element_type=jnp.float32)
         return (sums, gradient_VD), gradient_SD
 
-    zero = jnp.float32(0)
-    start = ((zero, zero, zero), jnp.zeros((V, D), jnp.float32) if with_gradient else zero)
+    # a loop that is mapped over the cells wants its carry on their mesh, where constants are not
+    zero = jnp.zeros_like(weights[0])
+    start = ((zero, zero, zero), jnp.zeros_like(weight_VD, dtype=jnp.float32) if with_gradient else zero)
     if blocks == 1:
         (sums, gradient_VD), gradient_SD = add(start, tuple(part[0] for part in parts))
     else:

@@ -9,6 +9,7 @@ from tuning_runs import ADAMW, OPTIMIZERS, PAIRS, SGD, assert_same_run, losses, 
 
 import jaxift
 from jaxift.parallel.mesh import make_mesh
+from jaxift.tuning import loss
 from jaxift.tuning.loop import Job, tune, tune_cells
 
 
@@ -76,13 +77,16 @@ def jobs(config):
 
 
 STACKS = {"one device": {}, "4x2x1x1": {"cell": 4, "data": 2}, "2x1x2x2": {"cell": 2, "fsdp": 2, "tensor": 2}}
+FEW_LOGITS = 4 * 64 * 3  # bytes: a stack's loss in several blocks
 
 
 @pytest.mark.parametrize(("optimizer", "stack"), some_slow(STACKS, {("AdamW", "one device"), ("SGD", "2x1x2x2")}))
-def test_a_cell_of_a_stack_of_twelve_is_the_cell_alone(stack, optimizer, tiny_folder, tiny_model):
+def test_a_cell_of_a_stack_of_twelve_is_the_cell_alone(stack, optimizer, tiny_folder, tiny_model, monkeypatch):
     model = jaxift.load(tiny_folder, make_mesh(**STACKS[stack]))
+    monkeypatch.setattr(loss, "LOGITS_BYTES", FEW_LOGITS)
     [wave] = tune_cells(model, jobs(OPTIMIZERS[optimizer]))
     assert len(wave.cells) == 12
+    monkeypatch.undo()
     for number in (0, 3, 10):
         job = wave.cells[number].job
         tuned = tune(tiny_model, job.pairs, job.config, seed=job.seed)
