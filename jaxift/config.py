@@ -255,6 +255,8 @@ class TuneConfig(Frozen):
     export: bool = False
     """Also write what was tuned as others read it, in cells/ID/model: a Hugging Face folder, or with lora the adapter
     in PEFT's layout."""
+    export_every: Count | None = None
+    """Also write the model as it is after every so many steps, in steps/N beside it: to see when what was fitted."""
     tensorboard: bool = False
     """Also write the metrics for TensorBoard, in tensorboard/ID."""
     wandb: str = ""

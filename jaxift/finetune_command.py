@@ -81,7 +81,8 @@ def main(verb: Finetune, console: Console) -> None:
         folder = epath.Path(verb.out / name / "checkpoints")
         asked.append(Job(name, pairs, verb.tune, seed, folder, weights, [row["id"] for row in rows]))
     reporter, failures = Reporter(console), []
-    with sinks(verb.tune, verb.out / "tensorboard", verb.out.name) as opened:
+    tensorboard = verb.out / "tensorboard"
+    with sinks(verb.tune, tensorboard, verb.out.name, lambda name: verb.out / name, verb.model) as opened:
         for planned in plan_waves(model, asked, mesh=cell_mesh(verb.mesh), memory_per_device=verb.memory_per_device):
             with reporter.stage("tune", len(jobs), len(jobs) - len(todo)) as stage:
                 wave = execute(planned, reporter, opened)
@@ -137,7 +138,7 @@ def _record(folder: Path) -> dict[str, Any]:
 
 def _write(verb: Finetune, wave: "Wave", keys: dict[str, str]) -> None:
     """Writes each model, its metrics, and last that it is done; then the checkpoints are of no use any more."""
-    from jaxift.stages.tune import write_model
+    from jaxift.models.adapters import write_model
 
     for index, cell in enumerate(wave.cells):
         if cell.failure:

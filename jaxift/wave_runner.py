@@ -47,7 +47,11 @@ class WaveRunner:
             self.reporter.reason("tune", unit.name, states[unit.name])
             self.run.discard(unit.name)
         planned = tune.plan(self.config, self.run, [unit.cell for unit in todo.values() if unit.cell], self.units.model)
-        with sinks(self.config.tune, self.run.root / "tensorboard", self.config.name) as opened:
+        config, run = self.config, self.run
+        with sinks(
+            config.tune, run.root / "tensorboard", config.name, lambda name: run.path(f"cells/{name}"),
+            config.model.path,
+        ) as opened:  # fmt: skip
             for each in planned:
                 with self.reporter.stage("tune", len(units), done) as stage:
                     wave = execute(each, self.reporter, opened)

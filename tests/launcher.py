@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-# before anything touches a device; gloo's threads write into file 1 in pieces between each other's: only Python keeps it
+# before anything touches a device; gloo's threads write into file 1, in pieces between each other's: Python leaves it
 START = """
 import os
 import sys

@@ -46,13 +46,16 @@ def test_two_files_and_seeds_become_models_that_have_learned_them(capsys, file, 
         1,
         "--tune.tensorboard",
         "True",
+        "--tune.export-every",
+        5,
         *SETTINGS,
     )
     assert "4 of 4 done" in run(capsys, *arguments)
     names = ["other-s0", "other-s1", "pairs-s0", "pairs-s1"]
     assert sorted(path.name for path in out.iterdir()) == [*names, "tensorboard"]
     for name in names:
-        assert sorted(path.name for path in (out / name).iterdir()) == ["metrics.jsonl", "model", "tuned.json"]
+        assert sorted(path.name for path in (out / name).iterdir()) == ["metrics.jsonl", "model", "steps", "tuned.json"]
+        assert sorted(path.name for path in (out / name / "steps").iterdir()) == ["000005", "000010"]
         assert len((out / name / "metrics.jsonl").read_text().splitlines()) == 12
         assert any((out / "tensorboard" / name).iterdir())
     letters = (" A", " B", " C", " D")

@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 from jaxift.errors import UserError
 from jaxift.models.config import DecoderConfig, LoraShape
 from jaxift.models.decoder import Decoder, abstract_decoder
+from jaxift.models.export import export
 from jaxift.models.families import Path as ParameterPath
 from jaxift.models.families import Weight, parameter_path, weight_table
 from jaxift.models.files.safetensors_writer import PARTIAL, HostTensor, write_tensors
@@ -200,3 +201,12 @@ def _target_modules(adapters: Adapters, table: Mapping[ParameterPath, Weight]) -
 
 def _shown(path: ParameterPath) -> str:
     return ".".join(map(str, path))
+
+
+def write_model(model: LanguageModel, folder: Path, base: str) -> None:
+    """Writes a tuned model as a Hugging Face folder, or its adapters as PEFT's, which names `base`."""
+    if model.config.lora is None:
+        export(model, folder)
+    else:
+        plain, adapters, scale = without_adapters(model)
+        export_adapter(plain, adapters, folder, scale=scale, base=base)

@@ -30,6 +30,8 @@ KEPT = {
 QUERY_BLOCK = {"cpu": 128}
 """Queries of a row that attention takes at a time; a platform that is not named takes the default."""
 LARGE_QUERY_BLOCK = 512
+ALIGNED = 16
+"""The first column that a block looks at is a multiple of this: whole vectors."""
 KeyValues = tuple[Columns, Columns]
 """Keys and values of one layer, or of all repetitions of one, stacked."""
 
@@ -72,12 +74,15 @@ class Decoder(nnx.Module):
         *,
         dtype: np.dtype | type = jnp.float32,
         remat: Remat = "none",
+        longest: int | None = None,
+        unrolled: bool = False,
     ) -> Float[Array, "B T D"]:
         """The residual stream after the final norm, [B, T, D] in `dtype`.
 
-        Tokens see earlier positions of their own segment only; segment 0 is padding. `remat` is what the backward pass
-        recomputes beside attention's weights and the MLP's gate: nothing, all but the products with a layer's matrices
-        (`dots`), or whole layers (`full`).
+        Tokens see earlier positions of their own segment only; segment 0 is padding. No other segment may hold more
+        than `longest` tokens, and each must be whole: attention looks no further back. `remat` is what the backward
+        pass recomputes beside attention's weights and the MLP's gate: nothing, all but the products with a layer's
+        matrices (`dots`), or whole layers (`full`). `unrolled` compiles each layer for itself.
         """
         masks = self._masks(lambda window: attention_mask(segments_BT, positions_BT, window))
 
@@ -85,9 +90,12 @@ class Decoder(nnx.Module):
             span: Span, past: None, group: None, q_BTNH: Array, k_BTKH: Array, v_BTKH: Array
         ) -> tuple[Array, None]:
             # attention's weights grow with the square of the length: the backward pass computes them again
-            return jax.checkpoint(self._in_blocks)(q_BTNH, k_BTKH, v_BTKH, masks[span.window]), past
+            reach = min(reach for reach in (span.window, longest, tokens_BT.shape[1]) if reach is not None)
+            in_blocks = jax.checkpoint(functools.partial(self._in_blocks, reach))
+            return in_blocks(q_BTNH, k_BTKH, v_BTKH, masks[span.window]), past
 
-        return self.through(tokens_BT, positions_BT, attend, None, dtype=dtype, remat=remat)[0]
+        found = self.through(tokens_BT, positions_BT, attend, None, dtype=dtype, remat=remat, unrolled=unrolled)
+        return found[0]
 
     def extend(
         self,
@@ -127,6 +135,7 @@ class Decoder(nnx.Module):
         *,
         dtype: np.dtype | type,
         remat: Remat = "none",
+        unrolled: bool = False,
     ) -> tuple[Float[Array, "B T D"], tuple[list, list]]:
         """The residual stream after the final norm, with an attention of the caller's.
 
@@ -143,20 +152,18 @@ class Decoder(nnx.Module):
 
         step = layer if remat == "none" else jax.checkpoint(layer, policy=KEPT[remat], static_argnums=(0, 1))
         stacked, rest = (None, None) if past is None else past
-        x_BTD, stacked, rest = self._through(step, self.embed(tokens_BT, dtype), stacked, rest)
+        x_BTD, stacked, rest = self._through(step, self.embed(tokens_BT, dtype), stacked, rest, unrolled)
         return self.final_norm(x_BTD), (stacked, rest)
 
     def attention(self, q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, mask_BTS: Array) -> Array:
         """Attention with the scale and soft cap of this model."""
         return attention(q_BTNH, k_BSKH, v_BSKH, mask_BTS, self.config.attention_scale, self.config.attention_soft_cap)
 
-    def _in_blocks(self, q_BTNH: Array, k_BTKH: Array, v_BTKH: Array, mask_BTT: Array) -> Array:
-        """Attention among the tokens of rows: a block of queries looks at no column behind its last one."""
-        T, size = q_BTNH.shape[1], QUERY_BLOCK.get(platform(), LARGE_QUERY_BLOCK)
+    def _in_blocks(self, reach: int, q_BTNH: Array, k_BTKH: Array, v_BTKH: Array, mask_BTT: Array) -> Array:
+        """Attention among the tokens of rows, each of which sees at most the last `reach`, itself included."""
         found = []
-        for start in range(0, T, size):
-            end = min(start + size, T)
-            keys, values, mask = k_BTKH[:, :end], v_BTKH[:, :end], mask_BTT[:, start:end, :end]
+        for first, start, end in query_blocks(q_BTNH.shape[1], reach, platform()):
+            keys, values, mask = k_BTKH[:, first:end], v_BTKH[:, first:end], mask_BTT[:, start:end, first:end]
             found.append(self.attention(q_BTNH[:, start:end], keys, values, mask))
         return found[0] if len(found) == 1 else jnp.concatenate(found, axis=1)
 
@@ -187,7 +194,7 @@ class Decoder(nnx.Module):
         return {window: mask(window) for window in {span.window for span in self.config.pattern}}
 
     def _through(
-        self, step: Callable, x_BTD: Array, stacked: list | None, rest: list | None
+        self, step: Callable, x_BTD: Array, stacked: list | None, rest: list | None, unrolled: bool
     ) -> tuple[Array, list, list]:
         """Runs `step(graph, span, state, x, past, group) -> x, past` over all layers; returns x and the pasts."""
         config, parts = self.config, [nnx.split(layer) for layer in self.layers]
@@ -202,9 +209,9 @@ class Decoder(nnx.Module):
                 after.append(past)
             return (x_BTD, after), None
 
-        # a shallow stack is unrolled: the backward pass of a rolled loop copies, a quarter of the time on CPU; with a
-        # past there is none
-        unroll = groups is None and config.num_layers <= UNROLLED_LAYERS
+        # a shallow stack is unrolled: the backward pass of a rolled loop copies, a tenth to a quarter of the time on
+        # CPU; with a past there is none
+        unroll = groups is None and (unrolled or config.num_layers <= UNROLLED_LAYERS)
         states = [state for _, state in parts]
         (x_BTD, layers), _ = jax.lax.scan(body, (x_BTD, stacked), (states, groups), unroll=unroll)
         after = []
@@ -213,6 +220,13 @@ class Decoder(nnx.Module):
             x_BTD, past = step(graph, span, state, x_BTD, None if rest is None else rest[index], None)
             after.append(past)
         return x_BTD, layers, after
+
+
+def query_blocks(length: int, reach: int, platform: str) -> list[tuple[int, int, int]]:
+    """The blocks of queries that attention takes one after another: (first column that is seen, start, end)."""
+    size = QUERY_BLOCK.get(platform, LARGE_QUERY_BLOCK)
+    starts = range(0, length, size)
+    return [(max(0, start - reach + 1) // ALIGNED * ALIGNED, start, min(start + size, length)) for start in starts]
 
 
 def _stacked(config: DecoderConfig, rngs: nnx.Rngs) -> Layer:

@@ -7,12 +7,12 @@ from typing import Any
 
 from jaxift.artifacts import RunDirectory
 from jaxift.config import Cell, StudyConfig
-from jaxift.models.adapters import export_adapter, without_adapters
-from jaxift.models.export import export
+from jaxift.models.adapters import write_model
 from jaxift.models.weights import LanguageModel
 from jaxift.parallel.mesh import cell_mesh
 from jaxift.tuning.group import Job
 from jaxift.tuning.loop import PlannedWave, TunedCell, Wave, plan_waves
+from jaxift.tuning.sinks import STEPS
 
 
 def plan(config: StudyConfig, run: RunDirectory, cells: Sequence[Cell], model: LanguageModel) -> list[PlannedWave]:
@@ -49,14 +49,7 @@ def write_cell(
     if config.tune.export:
         files.append(f"cells/{cell.id}/model")
         write_model(wave.stack.model(index), Path(run.path(files[-1])), base=config.model.path)
+    if config.tune.export_every and (run.path(f"cells/{cell.id}/{STEPS}")).exists():
+        files.append(f"cells/{cell.id}/{STEPS}")
     facts: dict[str, Any] = {"examples": len(tuned.job.pairs), "at_the_length_limit": tuned.at_limit}
     return files, facts
-
-
-def write_model(model: LanguageModel, folder: Path, base: str) -> None:
-    """Writes a tuned model as a Hugging Face folder, or its adapters as PEFT's, which names `base`."""
-    if model.config.lora is None:
-        export(model, folder)
-    else:
-        plain, adapters, scale = without_adapters(model)
-        export_adapter(plain, adapters, folder, scale=scale, base=base)

@@ -2,7 +2,7 @@
 
 import bisect
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -10,8 +10,8 @@ from jaxift.data.tokenizer import Tokenizer
 from jaxift.errors import UserError
 from jaxift.models.buckets import BUCKETS, bucket
 
-LENGTHS = (1, 2, 4, 8)
-"""Rows of packed examples are as long as the longest example, or a multiple of that."""
+LOOKED_AT = 256
+"""Steps, evenly over all, by which a shape is chosen; that the others fit is made sure of afterwards."""
 
 PART_COST = 64
 """What summing a part's gradients costs, in tokens of a shard: they are read and written once more."""
@@ -166,36 +166,51 @@ def pack(lengths: Sequence[int], size: int) -> list[list[int]]:
 
 
 def choose_shape(
-    plans: Sequence[Plan], *, packing: bool, micro_tokens: int, shards: int, pair_cost: float, limit: int
+    plans: Sequence[Plan],
+    *,
+    packing: bool,
+    micro_tokens: int,
+    shards: int,
+    limit: int,
+    row_cost: Callable[[int], float] = float,
+    unit: int = 32,
 ) -> Shape:
     """The shape that lets all steps of all plans through at the least cost.
 
-    A row costs its tokens, and `pair_cost` of a token for each of its pairs of places; a micro-batch holds about
-    `micro_tokens` a shard. No row is longer than `limit`.
+    A row of some length costs `row_cost` tokens; a micro-batch holds about `micro_tokens` a shard. Rows of packed
+    examples are multiples of `unit`, and unless one example is so long, no longer than `limit`.
     """
     longest = max(example.fed for plan in plans for example in plan.examples)
-    base = bucket(longest)
-    lengths = sorted({bucket(base * times) for times in LENGTHS if packing and base * times <= limit} | {base})
+    steps = [(plan, step) for plan in plans for step in range(plan.steps)]
+    some = steps[:: -(-len(steps) // LOOKED_AT)]
     found = []
-    for length in lengths:
-        steps = [plan.rows(step, length, packing) for plan in plans for step in range(plan.steps)]
-        most = max(len(rows) for rows in steps)
-        fewest = -(-most // (max(micro_tokens // length, 1) * shards))
-        for micro in range(fewest, min(2 * fewest, most) + 1):
-            rows = -(-most // micro)
+    for length in _lengths(longest, min(limit, micro_tokens), unit) if packing else [bucket(longest)]:
+        counts = [len(plan.rows(step, length, packing)) for plan, step in some]
+        fewest = -(-max(counts) // (max(micro_tokens // length, 1) * shards))
+        for micro in range(fewest, min(4 * fewest, max(counts)) + 1):
+            rows = -(-max(counts) // micro)
             rows += -rows % shards
-            parts = sum(-(-len(each) // rows) for each in steps)
-            cost = parts * (rows * length * (1 + pair_cost * length) + PART_COST * shards * (micro > 1))
-            found.append((cost, length, micro, rows, steps))
-    _, length, micro, rows, steps = min(found, key=lambda each: each[:4])
-    shape = Shape(micro, rows, length, shards, 0)
+            parts = sum(-(-count // rows) for count in counts)
+            cost = parts * (rows * row_cost(length) + PART_COST * shards * (micro > 1))
+            found.append((cost, length, rows))
+    _, length, rows = min(found)
+    packed = [plan.rows(step, length, packing) for plan, step in steps]
+    shape = Shape(max(-(-len(each) // rows) for each in packed), rows, length, shards, 0)
     slots = max(
         sum(example.scored for row in mine for example in row)
-        for rows in steps
-        for part in _micro(rows, shape)
+        for each in packed
+        for part in _micro(each, shape)
         for mine in part
     )
     return dataclasses.replace(shape, slots=_rounded(slots))
+
+
+def _lengths(longest: int, limit: int, unit: int) -> list[int]:
+    """Lengths to choose among, each at least a twentieth above the one before."""
+    found = [-(-longest // unit) * unit]
+    while (after := max(found[-1] + unit, int(found[-1] * 1.05) // unit * unit)) <= limit:
+        found.append(after)
+    return found
 
 
 def _rounded(slots: int) -> int:

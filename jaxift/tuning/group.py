@@ -17,7 +17,8 @@ from jaxift.config import ON_THE_WAY, TuneConfig
 from jaxift.errors import UserError
 from jaxift.models.adapters import adapted, new_adapters
 from jaxift.models.buckets import check_tokens
-from jaxift.models.config import LoraShape
+from jaxift.models.config import DecoderConfig, LoraShape
+from jaxift.models.decoder import query_blocks
 from jaxift.models.flops import pair_flops, token_flops
 from jaxift.models.layer import LoraParam
 from jaxift.models.stack import ModelStack, abstract, device_bytes, put, spread
@@ -30,10 +31,15 @@ from jaxift.tuning.optimizers import learning_rates, optimizer
 from jaxift.tuning.step import CellState, Recipe, Shared, first_state, train_step
 from jaxift.tuning.waves import StepMemory, peak_bytes
 
-MICRO_TOKENS = {"cpu": 2048}
+MICRO_TOKENS = {"cpu": 1024}
 """Tokens of one model that a device takes at once; a platform that is not named takes the default."""
 DEFAULT_MICRO_TOKENS = 8192
 LONGEST_ROW = 4096
+ROW_UNIT = 32
+UNROLLED_FLOPS = 3e13
+"""On CPU deep stacks are unrolled where a job has more to do: that takes longer to compile, and a tenth less a step."""
+PAIR_COST = 3
+"""What attention's operations cost, against those of products with matrices."""
 BY_MODEL = {"learning_rate", "epochs", "batch_size", "warmup"}
 """Settings in which models of one program may differ."""
 _compiled = Compiled(8)
@@ -191,7 +197,15 @@ class Group:
         with jax.set_mesh(self.model.mesh):
             described_arrays = self.described(cells)
             recipe, settings = self.recipe, self.jobs[0].job.program
-            key = (recipe.graph, recipe.reference_graph, str(recipe.dtype), settings, self.shape)
+            key = (
+                recipe.graph,
+                recipe.reference_graph,
+                str(recipe.dtype),
+                settings,
+                self.shape,
+                recipe.longest,
+                recipe.unrolled,
+            )
             step = jax.jit(functools.partial(train_step, recipe), donate_argnums=0)
             program = _compiled.get(
                 (*key, cells, self.model.mesh, described(described_arrays)),
@@ -222,17 +236,34 @@ def group(model: LanguageModel, jobs: Sequence[Prepared]) -> Group:
     model = with_adapters(model, config)
     graph = nnx.graphdef(model.decoder)
     frozen = frozen_part(model)
-    recipe = Recipe(graph, reference_graph, optimizer(config), model.dtype, config.remat, config.kl, config.skip_spikes)
     platform = mesh.devices.flat[0].platform
+    longest = max(example.fed for each in jobs for example in each.plan.examples)
+    recipe = Recipe(
+        graph, reference_graph, optimizer(config), model.dtype, config.remat, config.kl, config.skip_spikes,
+        -(-longest // ROW_UNIT) * ROW_UNIT, platform == "cpu" and _flops(model.config, jobs) > UNROLLED_FLOPS,
+    )  # fmt: skip
+    pair_cost = PAIR_COST * pair_flops(model.config) * model.config.num_layers / token_flops(model.config)
+
+    def row_cost(length: int) -> float:
+        blocks = query_blocks(length, recipe.longest, platform)
+        return length + pair_cost * sum((end - start) * (end - first) for first, start, end in blocks)
+
     shape = choose_shape(
         [each.plan for each in jobs],
         packing=config.packing,
         micro_tokens=config.micro_tokens or MICRO_TOKENS.get(platform, DEFAULT_MICRO_TOKENS),
         shards=batch_shards(mesh),
-        pair_cost=pair_flops(model.config) * model.config.num_layers / token_flops(model.config),
-        limit=min(LONGEST_ROW, model.config.max_positions),
+        limit=LONGEST_ROW,
+        row_cost=row_cost,
+        unit=ROW_UNIT,
     )
     return Group(model, config, jobs, shape, recipe, Shared(frozen, reference))
+
+
+def _flops(config: DecoderConfig, jobs: Sequence[Prepared]) -> int:
+    """Operations of the longest of the jobs, about."""
+    tokens = max(each.plan.epochs * sum(example.fed for example in each.plan.examples) for each in jobs)
+    return 3 * token_flops(config) * tokens
 
 
 def with_adapters(model: LanguageModel, config: TuneConfig) -> LanguageModel:

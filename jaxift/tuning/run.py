@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +13,8 @@ import numpy as np
 
 from jaxift.errors import Terminated
 from jaxift.models.flops import tuning_flops
-from jaxift.models.stack import put, take
+from jaxift.models.stack import ModelStack, put, take
+from jaxift.models.weights import LanguageModel
 from jaxift.parallel.hosts import exchange, global_array
 from jaxift.parallel.mesh import CELL, filled, spec, stacked
 from jaxift.tuning.batches import Batch, empty_batch
@@ -69,7 +71,7 @@ class Run:
         self.timing = Timing(compile=group.compile_seconds[size])
         self.size, self._open = size, contextlib.ExitStack()
         self.cells: list[_Cell] = []
-        self._pending: tuple[list[_Cell], dict[str, Any]] | None = None
+        self._pending: tuple[list[tuple[_Cell, int, int, float]], dict[str, Any]] | None = None
         self._clock = time.perf_counter()
         try:
             with jax.set_mesh(self.mesh):
@@ -119,6 +121,7 @@ class Run:
             while any(cell.goes_on for cell in self.cells):
                 self._dispatch()
                 taken += 1
+                self._show_models()
                 if terminations.noticed(taken):
                     self._settle()
                     self._save()
@@ -214,6 +217,32 @@ class Run:
             f"{job.name}: step {step}: the loss or gradient is not finite, on the examples {shown}; "
             "it stops here; lower tune.learning_rate"
         )
+
+    def _show_models(self) -> None:
+        """Shows the watch the cells that have come to a step of `export_every`, other than their last."""
+        every = self.group.config.export_every
+        shown = [
+            (index, cell)
+            for index, cell in enumerate(self.cells)
+            if every and self._took(cell) and cell.goes_on and cell.dispatched % every == 0
+        ]
+        if not shown:
+            return
+        self._settle()
+        for index, cell in shown:
+            if not cell.failure:
+                model = functools.partial(self._model, index)
+                self.watch.model(cell.prepared.job.name, cell.dispatched, model)
+        self._spent("checkpoint")
+
+    def _took(self, cell: _Cell) -> bool:
+        """Whether a cell is in the step that was dispatched last."""
+        return self._pending is not None and any(cell is each for each, *_ in self._pending[0])
+
+    def _model(self, index: int) -> LanguageModel:
+        """A cell's model as it is."""
+        model, frozen = self.group.model, self.group.shared.frozen
+        return ModelStack(model, self.stack.params, frozen, len(self.cells)).model(index)
 
     def _due(self, taken: int) -> bool:
         """Whether resumable checkpoints are wanted now; all processes come to the same answer."""

@@ -1,15 +1,21 @@
 """Where the metrics of cells go while they are tuned, beside their files: TensorBoard, Weights & Biases."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from etils import epath
 
 from jaxift.config import TuneConfig
 from jaxift.errors import UserError
+from jaxift.models.adapters import write_model
+from jaxift.models.weights import LanguageModel
 from jaxift.tuning.checkpoint import Metrics
 from jaxift.tuning.watch import Watch
+
+STEPS = "steps"
+"""Where models on their way are, in the folder of their cell."""
 
 
 class TensorBoard(Watch):
@@ -62,6 +68,17 @@ class Wandb(Watch):
             run.finish()
 
 
+class Steps(Watch):
+    """Writes the models on their way, each into a folder called by its step, in `steps` of its cell's folder."""
+
+    def __init__(self, folder: Callable[[str], epath.PathLike], base: str):
+        self.folder, self.base = folder, base
+
+    def model(self, name: str, step: int, model: Callable[[], LanguageModel]) -> None:
+        """Writes a model."""
+        write_model(model(), Path(self.folder(name)) / STEPS / f"{step:06d}", self.base)
+
+
 class Together(Watch):
     """Tells several."""
 
@@ -73,6 +90,11 @@ class Together(Watch):
         for watch in self.watches:
             watch.step(name, metrics)
 
+    def model(self, name: str, step: int, model: Callable[[], LanguageModel]) -> None:
+        """Tells all."""
+        for watch in self.watches:
+            watch.model(name, step, model)
+
     def say(self, line: str) -> None:
         """Tells all."""
         for watch in self.watches:
@@ -80,9 +102,15 @@ class Together(Watch):
 
 
 @contextlib.contextmanager
-def sinks(settings: TuneConfig, folder: epath.PathLike, group: str) -> Iterator[list[Watch]]:
-    """What the settings ask for, opened, and closed at the end: event files in `folder`, runs of the `group`."""
-    opened: list[Any] = []
+def sinks(
+    settings: TuneConfig, folder: epath.PathLike, group: str, cell: Callable[[str], epath.PathLike], base: str
+) -> Iterator[list[Watch]]:
+    """What the settings ask for, opened, and closed at the end.
+
+    Event files go into `folder`, runs are of the `group`, models on their way go below the folder `cell(name)`; `base`
+    is what adapters belong to.
+    """
+    opened: list[Any] = [Steps(cell, base)] if settings.export_every else []
     with contextlib.ExitStack() as stack:
         if settings.tensorboard:
             opened.append(stack.enter_context(contextlib.closing(TensorBoard(folder))))

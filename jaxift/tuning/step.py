@@ -43,6 +43,9 @@ class Recipe:
     remat: Remat
     kl_weight: float
     skip_spikes: float
+    longest: int
+    """Tokens of an example that go through the model, at most."""
+    unrolled: bool
 
 
 class Shared(NamedTuple):
@@ -67,17 +70,19 @@ def response_loss(
     targets_HS: Int[Array, "H S"],
     weights_HS: Float[Array, "H S"],
     *,
-    dtype: np.dtype,
-    remat: Remat = "none",
     reference: Decoder | None = None,
     kl_weight: float = 0.0,
+    **how: Any,
 ) -> Losses:
-    """Weighted losses of a batch's targets in nats, summed over the whole global batch (see `summed_loss`)."""
+    """Weighted losses of a batch's targets in nats, summed over the whole global batch (see `summed_loss`).
+
+    Other keywords are those of `Decoder.hidden`.
+    """
     inputs = tokens_RT, positions_RT, segments_RT
-    hidden_RTD = decoder.hidden(*inputs, dtype=dtype, remat=remat)
+    hidden_RTD = decoder.hidden(*inputs, **how)
     kept = None
     if reference is not None:
-        kept = Reference(reference.hidden(*inputs, dtype=dtype), reference.head_weight(dtype))
+        kept = Reference(reference.hidden(*inputs, **how), reference.head_weight(hidden_RTD.dtype))
     return summed_loss(decoder, hidden_RTD, slots_HS, targets_HS, weights_HS, kept, kl_weight)
 
 
@@ -104,8 +109,9 @@ def train_step(
         if recipe.reference_graph is not None:
             reference = nnx.merge(recipe.reference_graph, shared.reference)
         losses = response_loss(
-            decoder, *part, dtype=recipe.dtype, remat=recipe.remat, reference=reference, kl_weight=recipe.kl_weight
-        )
+            decoder, *part, reference=reference, kl_weight=recipe.kl_weight, dtype=recipe.dtype, remat=recipe.remat,
+            longest=recipe.longest, unrolled=recipe.unrolled,
+        )  # fmt: skip
         return losses.loss, losses
 
     gradient_of = vmapped(jax.grad(loss_of, has_aux=True))

@@ -1,5 +1,8 @@
 """What can be watched while models are tuned."""
 
+from collections.abc import Callable
+
+from jaxift.models.weights import LanguageModel
 from jaxift.tuning.checkpoint import Metrics
 
 
@@ -8,6 +11,9 @@ class Watch:
 
     def step(self, name: str, metrics: Metrics) -> None:
         """A cell has taken a step."""
+
+    def model(self, name: str, step: int, model: Callable[[], LanguageModel]) -> None:
+        """A cell as it is after a step of `tune.export_every`, in all processes."""
 
     def say(self, line: str) -> None:
         """Something that a person should know: a cell has stopped, a checkpoint is damaged."""

@@ -177,7 +177,7 @@ def test_the_loss_covers_the_response_and_its_end_and_nothing_else(shared_data, 
     assert decode(known).strip() == prompt.strip()
     assert decode(learned[:-1]).strip() == said
     plan = Plan([example], 1, 1, 0)
-    shape = choose_shape([plan], packing=True, micro_tokens=1, shards=1, pair_cost=0.0, limit=4096)
+    shape = choose_shape([plan], packing=True, micro_tokens=1, shards=1, limit=4096)
     batch = plan.batch(0, shape, packing=True)
     assert batch.weights_MHS.sum() == len(learned)
     assert batch.targets_MHS[0, 0, : len(learned)].tolist() == list(learned)

@@ -10,6 +10,7 @@ import pytest
 from flax import nnx
 
 import jaxift
+from jaxift.models import decoder as decoder_module
 from jaxift.models.config import DecoderConfig, Span
 from jaxift.models.decoder import abstract_decoder, init_decoder
 from jaxift.models.export import hf_tensors
@@ -69,6 +70,34 @@ def test_a_window_reaches_as_far_as_the_layers_carry_it(windowed):
     found = sensitivity(windowed, TOKENS, place)
     assert (found[place - reach :] > 1e-6).all()
     assert (found[: place - reach] == 0).all()
+
+
+def test_a_deep_stack_is_the_same_rolled_and_unrolled(make_folder, tmp_path):
+    model = jaxift.load(make_folder(tmp_path / "model", num_hidden_layers=decoder_module.UNROLLED_LAYERS + 1))
+    arrays = place_on(model.mesh, np.int32(TOKENS)[None], np.arange(T, dtype=np.int32)[None], np.ones((1, T), np.int32))
+    with jax.set_mesh(model.mesh):
+        rolled, unrolled = (model.decoder.hidden(*arrays, unrolled=way) for way in (False, True))
+    np.testing.assert_allclose(unrolled, rolled, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["tiny_model", "windowed"])
+def test_attention_looks_no_further_back_than_the_longest_segment(kind, request, monkeypatch):
+    model, rng = request.getfixturevalue(kind), np.random.default_rng(0)
+    sizes = [7, 1, 9, 4, 9, 9, 3]
+    segments = np.repeat(np.arange(1, 8), sizes)[None].astype(np.int32)
+    positions = np.concatenate([np.arange(size) for size in sizes])[None].astype(np.int32)
+    tokens = rng.integers(4, 60, segments.shape).astype(np.int32)
+    with jax.set_mesh(model.mesh):
+        arrays = place_on(model.mesh, tokens, positions, segments)
+        whole = model.decoder.hidden(*arrays)  # in one block
+        monkeypatch.setitem(decoder_module.QUERY_BLOCK, "cpu", 8)
+        monkeypatch.setattr(decoder_module, "ALIGNED", 4)
+        causal, found, cut = (model.decoder.hidden(*arrays, longest=reach) for reach in (None, 9, 1))
+    np.testing.assert_allclose(causal, whole, atol=2e-5)
+    np.testing.assert_allclose(found, whole, atol=2e-5)
+    assert np.abs(cut - whole).max() > 1e-2
+    seen = sum((end - start) * (end - first) for first, start, end in decoder_module.query_blocks(42, 9, "cpu"))
+    assert seen < 0.6 * sum((end - start) * end for _, start, end in decoder_module.query_blocks(42, 42, "cpu"))
 
 
 def test_segments_do_not_see_each_other(tiny_model):

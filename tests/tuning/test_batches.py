@@ -15,7 +15,7 @@ PAIRS = [("w1 w2 Answer", " A"), ("w1", " B w4 w5"), ("w7 w8 w9 0 1 2 3 4 5", " 
 
 
 def shape_of(*plans, packing=False, micro_tokens=1 << 20, shards=1, limit=1 << 10):
-    return choose_shape(plans, packing=packing, micro_tokens=micro_tokens, shards=shards, pair_cost=1e-4, limit=limit)
+    return choose_shape(plans, packing=packing, micro_tokens=micro_tokens, shards=shards, limit=limit)
 
 
 def batch_of(plan, step=0, **how):

@@ -14,7 +14,8 @@ from jaxift.errors import UserError
 from jaxift.models.export import hf_tensors
 from jaxift.scoring.engine import Request, score
 from jaxift.tuning import batches
-from jaxift.tuning.loop import tune
+from jaxift.tuning.loop import Job, tune, tune_cells
+from jaxift.tuning.watch import Watch
 
 PAIRS = [(f"w{number} w{number + 1} {'w7 ' * (number % 3)}w9", f" {'ABCD'[number % 4]}") for number in range(10)]
 CONFIG = TuneConfig(learning_rate=5e-3, epochs=3, batch_size=4, warmup=0.1, max_length=64)
@@ -74,6 +75,24 @@ def test_mesh_and_its_padding_rows_change_nothing(mesh, meshes, tiny_folder, tun
     found = tune(jaxift.load(tiny_folder, meshes[mesh]), PAIRS, CONFIG, seed=1)
     np.testing.assert_allclose(losses(found), losses(tuned), rtol=1e-5)
     assert [step["tokens"] for step in found.metrics] == [step["tokens"] for step in tuned.metrics]
+
+
+def test_models_on_their_way_are_those_whose_next_loss_was_told(tiny_model, tuned):
+    models = {}
+
+    class Kept(Watch):
+        def model(self, name, step, model):
+            models[step] = model()
+
+    job = Job("the model", PAIRS, CONFIG.model_copy(update={"export_every": 3}), seed=1)
+    [wave] = tune_cells(tiny_model, [job], watch=Kept())
+    assert wave.cells[0].metrics == tuned.metrics
+    assert list(models) == [3, 6]  # nine steps: the last is the model itself
+    plan = batches.Plan(batches.encode_examples(tiny_model.tokenizer, PAIRS, 64), CONFIG.batch_size, 3, seed=1)
+    for step, model in models.items():
+        prompts = [PAIRS[index] for index in plan.members(step)]
+        answers = score(model, [Request(prompt, (f"{answer} <eos>",)) for prompt, answer in prompts])
+        assert losses(tuned)[step] == pytest.approx(-np.mean([one.logprobs[0] / 2 for one in answers]), rel=1e-4)
 
 
 WAYS = {

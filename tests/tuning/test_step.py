@@ -87,7 +87,7 @@ def torch_loss(model, examples):
 def whole_batch(examples, packing=False):
     """All examples as one batch of one part, without the axis over parts."""
     plan = Plan(examples, len(examples), 1, seed=0)
-    shape = choose_shape([plan], packing=packing, micro_tokens=1 << 20, shards=1, pair_cost=0.0, limit=1 << 10)
+    shape = choose_shape([plan], packing=packing, micro_tokens=1 << 20, shards=1, limit=1 << 10)
     return [array[0] for array in plan.batch(0, shape, packing).arrays]
 
 
