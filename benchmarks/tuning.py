@@ -3,9 +3,10 @@
     python benchmarks/tuning.py throughput --model DIR --data DATA [--set study alpaca] [--steps 6] [--quick]
     python benchmarks/tuning.py cells [--quick]
 
-`throughput`: full fine-tuning in float32 of one model on (prompt, response) pairs, the loss on responses alone, batches
-of 16 examples, in turns: TRL with padding (its default) and with packing, each at the settings that were its best (see
-trl_baseline.py), and ours. Tokens are those of the examples, each counted once; compiling and loading do not count.
+`throughput`: full fine-tuning in float32 of one model on 960 (prompt, response) pairs, the loss on responses alone, in
+batches of 16; the first steps of it, after one that is not timed, in turns: TRL with padding (its default) and with
+packing, each at the settings that were its best (see trl_baseline.py), and ours. Tokens are those of the examples, each
+counted once; compiling and loading do not count.
 Sets: `study` are multiple-choice questions in the study's own conversation with letter and option as answer, `alpaca`
 are general instructions with long answers. Efficiency: useful FLOPs (of those tokens, no padding, no recomputation) a
 second, over those of 2048-cubed matmuls in this process (median of 5 before and after each turn).
@@ -16,6 +17,7 @@ of its own that is empty before. The last line is JSON.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
@@ -35,11 +37,14 @@ import jaxift
 from jaxift.config import TuneConfig
 from jaxift.data.prompts import instruction_prompt, response
 from jaxift.data.questions import Question
+from jaxift.models.flops import tuning_flops
 from jaxift.tuning.loop import Job, plan_waves
 from jaxift.tuning.watch import Watch
 
 HERE = Path(__file__).parent
 BATCH = 16
+PAIRS = 960
+"""What a run is to go through, of which the first steps are timed."""
 TRL = {
     "padding": ["--micro-batch", "2", "--optimizer", "adamw_torch_fused"],
     "packing": ["--micro-batch", "1", "--length", "512", "--optimizer", "adamw_torch_fused"],
@@ -101,7 +106,7 @@ def throughput(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def measure(options: argparse.Namespace, model: Any, name: str) -> dict[str, Any]:
-    pairs = pairs_of(name, options.data, BATCH * (options.steps + 1))
+    pairs = pairs_of(name, options.data, PAIRS)
     longest = max(len(model.tokenizer.encode(prompt + answer)) + 2 for prompt, answer in pairs)
     turns: dict[str, list[dict[str, Any]]] = {"ours": [], "padding": [], "packing": []}
     matmul = []
@@ -138,26 +143,24 @@ def measure(options: argparse.Namespace, model: Any, name: str) -> dict[str, Any
 
 
 def ours(options: argparse.Namespace, model: Any, pairs: list[tuple[str, str]]) -> dict[str, Any]:
-    """One epoch, its first step not counted."""
+    """The first steps of a run of one epoch over all pairs, of which the very first is not counted."""
     config = TuneConfig(learning_rate=1e-5, epochs=1, batch_size=BATCH, warmup=0.03)
     [wave] = plan_waves(model, [Job("one", pairs, config)])
-    clock = Clock()
-    done = wave.execute(clock)
-    shape = wave.group.shape
+    clock, shape, plan = Clock(options.steps + 1), wave.group.shape, wave.members[0].plan
+    with contextlib.suppress(EOFError):
+        wave.execute(clock)
     # steps are told when the next one is dispatched: between two tellings lies one step
-    share = len(clock.told) - 1
+    steps = [[plan.examples[index] for index in plan.members(step)] for step in range(1, options.steps + 1)]
     taken = clock.told[-1] - clock.told[0]
-    examples = [
-        wave.members[0].plan.examples[index]
-        for step in range(1, share + 1)
-        for index in wave.members[0].plan.members(step)
-    ]
+    examples = [example for step in steps for example in step]
     tokens = sum(example.fed for example in examples)
+    parts = sum(plan.batch(step, shape, packing=True).micro for step in range(1, options.steps + 1))
+    scored = sum(example.scored for example in examples)
     return {
         "tokens_per_second": tokens / taken,
-        "flops": done.timing.flops / done.timing.tokens * tokens / taken,
-        "losses": [step["loss"] for step in done.cells[0].metrics],
-        "useful_places": done.timing.tokens / done.timing.places,
+        "flops": tuning_flops(model.config, [example.fed for example in examples], scored) / taken,
+        "losses": clock.losses,
+        "useful_places": tokens / (parts * shape.rows * shape.length),
         "shape": {"micro": shape.micro, "rows": shape.rows, "length": shape.length, "slots": shape.slots},
         "memory": wave.memory.told,
         "peak_rss_mib": None,
@@ -165,13 +168,16 @@ def ours(options: argparse.Namespace, model: Any, pairs: list[tuple[str, str]]) 
 
 
 class Clock(Watch):
-    """When each step was told."""
+    """When each step was told; ends the run after so many, by EOFError."""
 
-    def __init__(self):
-        self.told: list[float] = []
+    def __init__(self, steps: int):
+        self.steps, self.told, self.losses = steps, [], []
 
     def step(self, name: str, metrics: dict[str, float]) -> None:
         self.told.append(time.perf_counter())
+        self.losses.append(metrics["loss"])
+        if len(self.told) == self.steps:
+            raise EOFError
 
 
 def trl(options: argparse.Namespace, name: str, mode: str, data: str, longest: int) -> dict[str, Any]:

@@ -54,7 +54,7 @@ class _Live(Watch):
         self._line(line)
 
     def summary(self, wave: Wave) -> None:
-        """Says where the time went."""
+        """Says where time and memory went."""
         time_of, mesh = wave.timing, wave.stack.like.mesh
         if not time_of.tokens:
             return
@@ -65,7 +65,8 @@ class _Live(Watch):
         used = f", {time_of.flops / busy / mesh.size / peak:.0%} of the devices' peak" if peak else ""
         self._line(
             f"{time_of.tokens / busy:,.0f} tokens/s ({time_of.tokens / max(time_of.places, 1):.0%} of the places), "
-            f"{time_of.flops / busy / 1e9:,.1f} useful GFLOP/s{used}; {split}"
+            f"{time_of.flops / busy / 1e9:,.1f} useful GFLOP/s{used}; {split}; "
+            f"memory {wave.memory.told}"
         )
 
     def _line(self, text: str) -> None:

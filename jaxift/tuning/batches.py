@@ -13,7 +13,7 @@ from jaxift.models.buckets import BUCKETS, bucket
 LOOKED_AT = 256
 """Steps, evenly over all, by which a shape is chosen; that the others fit is made sure of afterwards."""
 
-PART_COST = 64
+PART_COST = 24
 """What summing a part's gradients costs, in tokens of a shard: they are read and written once more."""
 
 
