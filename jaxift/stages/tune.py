@@ -49,7 +49,7 @@ def write_cell(
     if config.tune.export:
         files.append(f"cells/{cell.id}/model")
         write_model(wave.stack.model(index), Path(run.path(files[-1])), base=config.model.path)
-    if config.tune.export_every and (run.path(f"cells/{cell.id}/{STEPS}")).exists():
+    if config.tune.export_every and run.path(f"cells/{cell.id}/{STEPS}").exists():
         files.append(f"cells/{cell.id}/{STEPS}")
     facts: dict[str, Any] = {"examples": len(tuned.job.pairs), "at_the_length_limit": tuned.at_limit}
     return files, facts

@@ -25,7 +25,7 @@ from jaxift.models.stack import ModelStack, abstract, device_bytes, put, spread
 from jaxift.models.weights import LanguageModel
 from jaxift.parallel.compiled import Compiled, described
 from jaxift.parallel.mesh import CELL, batch_shards, filled, sharding, stacked
-from jaxift.tuning.batches import Example, Plan, Shape, choose_shape, encode_examples
+from jaxift.tuning.batches import ROW_UNIT, Example, Plan, Shape, choose_shape, encode_examples
 from jaxift.tuning.checkpoint import restore_params
 from jaxift.tuning.optimizers import learning_rates, optimizer
 from jaxift.tuning.step import CellState, Recipe, Shared, first_state, train_step
@@ -35,7 +35,6 @@ MICRO_TOKENS = {"cpu": 1024}
 """Tokens of one model that a device takes at once; a platform that is not named takes the default."""
 DEFAULT_MICRO_TOKENS = 8192
 LONGEST_ROW = 4096
-ROW_UNIT = 32
 UNROLLED_FLOPS = 3e13
 """On CPU deep stacks are unrolled where a job has more to do: that takes longer to compile, and a tenth less a step."""
 PAIR_COST = 3
@@ -196,19 +195,9 @@ class Group:
         started = time.perf_counter()
         with jax.set_mesh(self.model.mesh):
             described_arrays = self.described(cells)
-            recipe, settings = self.recipe, self.jobs[0].job.program
-            key = (
-                recipe.graph,
-                recipe.reference_graph,
-                str(recipe.dtype),
-                settings,
-                self.shape,
-                recipe.longest,
-                recipe.unrolled,
-            )
-            step = jax.jit(functools.partial(train_step, recipe), donate_argnums=0)
+            step = jax.jit(functools.partial(train_step, self.recipe), donate_argnums=0)
             program = _compiled.get(
-                (*key, cells, self.model.mesh, described(described_arrays)),
+                (self.recipe, self.model.mesh, described(described_arrays)),
                 lambda: step.lower(*described_arrays).compile(),
             )
         self.compile_seconds.setdefault(cells, time.perf_counter() - started)
@@ -255,7 +244,6 @@ def group(model: LanguageModel, jobs: Sequence[Prepared]) -> Group:
         shards=batch_shards(mesh),
         limit=LONGEST_ROW,
         row_cost=row_cost,
-        unit=ROW_UNIT,
     )
     return Group(model, config, jobs, shape, recipe, Shared(frozen, reference))
 

@@ -74,8 +74,7 @@ class PlannedWave:
         with contextlib.closing(Run(self.group, self.members, watch)) as run:
             run.execute()
         cells = [TunedCell(each.job, *found) for each, found in zip(self.members, run.found(), strict=True)]
-        stack = ModelStack(self.group.model, run.stack.params, self.group.shared.frozen, len(cells))
-        return Wave(cells, stack, self.memory, run.timing)
+        return Wave(cells, run.models, self.memory, run.timing)
 
 
 def tune(

@@ -14,7 +14,6 @@ import numpy as np
 from jaxift.errors import Terminated
 from jaxift.models.flops import tuning_flops
 from jaxift.models.stack import ModelStack, put, take
-from jaxift.models.weights import LanguageModel
 from jaxift.parallel.hosts import exchange, global_array
 from jaxift.parallel.mesh import CELL, filled, spec, stacked
 from jaxift.tuning.batches import Batch, empty_batch
@@ -61,6 +60,10 @@ class _Cell:
         return not self.failure and self.dispatched < self.prepared.plan.steps
 
 
+_Step = tuple[_Cell, int, int, float]
+"""A cell, its place in the stack, the number of the step from 1, and its learning rate."""
+
+
 class Run:
     """Tunes the cells of one wave; `close` it in any case."""
 
@@ -71,7 +74,7 @@ class Run:
         self.timing = Timing(compile=group.compile_seconds[size])
         self.size, self._open = size, contextlib.ExitStack()
         self.cells: list[_Cell] = []
-        self._pending: tuple[list[tuple[_Cell, int, int, float]], dict[str, Any]] | None = None
+        self._pending: tuple[list[_Step], dict[str, Any]] | None = None
         self._clock = time.perf_counter()
         try:
             with jax.set_mesh(self.mesh):
@@ -119,9 +122,8 @@ class Run:
             taken = 0
             self._clock = time.perf_counter()
             while any(cell.goes_on for cell in self.cells):
-                self._dispatch()
+                self._show_models(self._dispatch())
                 taken += 1
-                self._show_models()
                 if terminations.noticed(taken):
                     self._settle()
                     self._save()
@@ -141,7 +143,7 @@ class Run:
         setattr(self.timing, on, getattr(self.timing, on) + now - self._clock)
         self._clock = now
 
-    def _dispatch(self) -> None:
+    def _dispatch(self) -> list[_Step]:
         """Gives the next step of every cell to the devices, then reads the metrics of the step before."""
         batches = [self._batch(cell) for cell in self.cells]
         batches += [empty_batch(self.group.shape)] * (self.size - len(batches))
@@ -168,6 +170,7 @@ class Run:
         self._read(before)
         self._count(steps, parts)
         self._spent("step")
+        return steps
 
     def _batch(self, cell: _Cell) -> Batch:
         if not cell.goes_on:
@@ -218,31 +221,22 @@ class Run:
             "it stops here; lower tune.learning_rate"
         )
 
-    def _show_models(self) -> None:
+    def _show_models(self, steps: list[_Step]) -> None:
         """Shows the watch the cells that have come to a step of `export_every`, other than their last."""
         every = self.group.config.export_every
-        shown = [
-            (index, cell)
-            for index, cell in enumerate(self.cells)
-            if every and self._took(cell) and cell.goes_on and cell.dispatched % every == 0
-        ]
+        shown = [(cell, index, step) for cell, index, step, _ in steps if every and step % every == 0 and cell.goes_on]
         if not shown:
             return
         self._settle()
-        for index, cell in shown:
+        for cell, index, step in shown:
             if not cell.failure:
-                model = functools.partial(self._model, index)
-                self.watch.model(cell.prepared.job.name, cell.dispatched, model)
+                self.watch.model(cell.prepared.job.name, step, functools.partial(self.models.model, index))
         self._spent("checkpoint")
 
-    def _took(self, cell: _Cell) -> bool:
-        """Whether a cell is in the step that was dispatched last."""
-        return self._pending is not None and any(cell is each for each, *_ in self._pending[0])
-
-    def _model(self, index: int) -> LanguageModel:
-        """A cell's model as it is."""
-        model, frozen = self.group.model, self.group.shared.frozen
-        return ModelStack(model, self.stack.params, frozen, len(self.cells)).model(index)
+    @property
+    def models(self) -> ModelStack:
+        """The cells' models as they are."""
+        return ModelStack(self.group.model, self.stack.params, self.group.shared.frozen, len(self.cells))
 
     def _due(self, taken: int) -> bool:
         """Whether resumable checkpoints are wanted now; all processes come to the same answer."""
