@@ -17,7 +17,7 @@ from jaxift.models.attention import NEGATIVE
 from jaxift.models.decoder import Decoder
 from jaxift.parallel.mesh import RULES, spec
 
-LOGITS_BYTES = 1 << 26
+LOGITS_BYTES = 1 << 25
 """float32 logits of one model that exist at a time on a device."""
 
 
@@ -51,17 +51,20 @@ def summed_loss(
     slots_HS: Int[Array, "H S"],
     targets_HS: Int[Array, "H S"],
     weights_HS: Float[Array, "H S"],
+    used: Int[Array, ""] | int | None = None,
     reference: Reference | None = None,
     kl_weight: float = 0.0,
 ) -> Losses:
     """Weighted losses in nats of the targets that follow the slots, summed.
 
-    The R rows lie on H shards; `slots_HS` counts the places of a shard's rows laid end to end.
+    The R rows lie on H shards; `slots_HS` counts the places of a shard's rows laid end to end. Of each shard's slots
+    the first `used` (default: all) hold targets; the others, whose weights are 0, need not be computed.
     """
     config = decoder.config
     head = _Head(config.vocab_size, config.logit_soft_cap, kl_weight)
     weight_VD = decoder.head_weight(hidden_RTD.dtype)
-    sums: Any = _summed(head, weight_VD, hidden_RTD, slots_HS, targets_HS, weights_HS, reference)
+    used = jnp.asarray(slots_HS.shape[1] if used is None else used, jnp.int32)
+    sums: Any = _summed(head, weight_VD, hidden_RTD, slots_HS, targets_HS, weights_HS, used, reference)
     return Losses(*sums)
 
 
@@ -77,7 +80,7 @@ def _forward(head: _Head, *arrays: Any) -> tuple[tuple, tuple[Array, ...]]:
 def _backward(head: _Head, gradients: tuple[Array, ...], cotangents: tuple[Array, ...]) -> tuple:
     scale = cotangents[0]  # the other two are told, not learned from
     weight_VD, hidden_RTD = ((scale * each).astype(each.dtype) for each in gradients)
-    return weight_VD, hidden_RTD, None, None, None, None
+    return weight_VD, hidden_RTD, None, None, None, None, None
 
 
 _summed.defvjp(_forward, _backward)
@@ -90,6 +93,7 @@ def _run(
     slots_HS: Array,
     targets_HS: Array,
     weights_HS: Array,
+    used: Array,
     reference: Reference | None,
     *,
     with_gradient: bool,
@@ -99,12 +103,12 @@ def _run(
     local = functools.partial(_local, head, with_gradient)
     run = jax.shard_map(
         local,
-        in_specs=(matrix, rows, places, places, places, *((rows, matrix) if given else ())),
+        in_specs=(matrix, rows, places, places, places, spec(), *((rows, matrix) if given else ())),
         out_specs=((spec(),) * 3, (matrix, rows) if with_gradient else ()),
         check_vma=False,
     )
     laid_out = (jax.sharding.reshard(each, places) for each in (slots_HS, targets_HS, weights_HS))
-    return run(weight_VD, hidden_RTD, *laid_out, *given)
+    return run(weight_VD, hidden_RTD, *laid_out, used, *given)
 
 
 def _local(
@@ -115,6 +119,7 @@ def _local(
     slots_HS: Array,
     targets_HS: Array,
     weights_HS: Array,
+    used: Array,
     reference_RTD: Array | None = None,
     reference_VD: Array | None = None,
 ) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
@@ -123,41 +128,39 @@ def _local(
     slots, targets, weights = slots_HS[0], targets_HS[0], weights_HS[0]
     together = max(1, min(S, LOGITS_BYTES // (4 * V * (1 if reference_VD is None else 2))))
     blocks = -(-S // together)
-
-    def cut(x: Array) -> Array:
-        padding = ((0, blocks * together - S), *[(0, 0)] * (x.ndim - 1))
-        return jnp.pad(x, padding).reshape(blocks, together, *x.shape[1:])
-
+    padded = blocks * together
     hidden_ND = hidden_RTD.reshape(-1, D)
-    parts = [cut(hidden_ND[slots]), cut(targets), cut(weights)]
+    parts = [hidden_ND[slots], targets, weights]
     if reference_RTD is not None:
-        parts.append(cut(reference_RTD.reshape(-1, D)[slots]))
+        parts.append(reference_RTD.reshape(-1, D)[slots])
+    parts = [jnp.pad(x, ((0, padded - S), *[(0, 0)] * (x.ndim - 1))) for x in parts]
 
-    def add(carry: tuple, part: tuple) -> tuple[tuple, Array | None]:
-        sums, gradient_VD = carry
+    def add(index: Array | int, carry: tuple) -> tuple:
+        sums, gradients = carry
+        place = index * together
+        part = [jax.lax.dynamic_slice_in_dim(x, place, together) for x in parts]
         found, gradient_logits = _block(head, weight_VD, reference_VD, *part)
         sums = tuple(map(jnp.add, sums, found))
         if not with_gradient:
-            return (sums, gradient_VD), None
+            return sums, gradients
+        gradient_VD, gradient_SD = gradients
         gradient_logits = gradient_logits.astype(weight_VD.dtype)
-        gradient_VD = gradient_VD + jnp.einsum(
-            "SV,SD->VD", gradient_logits, part[0], preferred_element_type=jnp.float32
-        )
-        gradient_SD = jnp.einsum("SV,VD->SD", gradient_logits, weight_VD, preferred_element_type=jnp.float32)
-        return (sums, gradient_VD), gradient_SD
+        gradient_VD += jnp.einsum("SV,SD->VD", gradient_logits, part[0], preferred_element_type=jnp.float32)
+        found_SD = jnp.einsum("SV,VD->SD", gradient_logits, weight_VD, preferred_element_type=jnp.float32)
+        return sums, (gradient_VD, jax.lax.dynamic_update_slice_in_dim(gradient_SD, found_SD, place, 0))
 
     # a loop that is mapped over the cells wants its carry on their mesh, where constants are not
     zero = jnp.zeros_like(weights[0])
-    start = ((zero, zero, zero), jnp.zeros_like(weight_VD, dtype=jnp.float32) if with_gradient else zero)
-    if blocks == 1:
-        (sums, gradient_VD), gradient_SD = add(start, tuple(part[0] for part in parts))
-    else:
-        (sums, gradient_VD), gradient_SD = jax.lax.scan(add, start, tuple(parts))
+    gradients = [jnp.zeros_like(x, dtype=jnp.float32) for x in (weight_VD, parts[0])] if with_gradient else []
+    start = ((zero, zero, zero), tuple(gradients))
+    needed = jnp.minimum(-(-used // together), blocks)
+    sums, gradients = add(0, start) if blocks == 1 else jax.lax.fori_loop(0, needed, add, start)
     batch, vocab = RULES["batch"], RULES["vocab"]
     sums = tuple(jax.lax.psum(each, batch) for each in sums)
     if not with_gradient:
         return sums, ()
-    gradient_SD = jax.lax.psum(gradient_SD, vocab).reshape(-1, D)[:S]
+    gradient_VD, gradient_SD = gradients
+    gradient_SD = jax.lax.psum(gradient_SD, vocab)[:S]
     gradient_ND = jnp.zeros(hidden_ND.shape, jnp.float32).at[slots].add(gradient_SD)
     gradient_RTD = gradient_ND.reshape(hidden_RTD.shape).astype(hidden_RTD.dtype)
     return sums, (jax.lax.psum(gradient_VD, batch).astype(weight_VD.dtype), gradient_RTD)

@@ -70,6 +70,7 @@ def response_loss(
     targets_HS: Int[Array, "H S"],
     weights_HS: Float[Array, "H S"],
     *,
+    used: Int[Array, ""] | int | None = None,
     reference: Decoder | None = None,
     kl_weight: float = 0.0,
     **how: Any,
@@ -83,7 +84,7 @@ def response_loss(
     kept = None
     if reference is not None:
         kept = Reference(reference.hidden(*inputs, **how), reference.head_weight(hidden_RTD.dtype))
-    return summed_loss(decoder, hidden_RTD, slots_HS, targets_HS, weights_HS, kept, kl_weight)
+    return summed_loss(decoder, hidden_RTD, slots_HS, targets_HS, weights_HS, used, kept, kl_weight)
 
 
 def train_step(
@@ -101,24 +102,26 @@ def train_step(
     (cross-entropy, nats a token of the global batch), grad_norm (before clipping), tokens (what the loss counts),
     skipped (1 where the step was left out as a spike) and, with a reference, divergence.
     """
+    slots = 1 + jnp.arange(batch[-1].shape[-1])
+    used_M = jnp.max(jnp.where(batch[-1] != 0, slots, 0), axis=(0, 2, 3))
     total_C = jnp.maximum(jnp.sum(batch[-1], axis=(1, 2, 3)), 1e-9)
 
-    def loss_of(params: nnx.State, part: tuple[Array, ...]) -> tuple[Array, Losses]:
+    def loss_of(params: nnx.State, part: tuple[Array, ...], used: Array) -> tuple[Array, Losses]:
         decoder = nnx.merge(recipe.graph, *(each for each in (params, shared.frozen) if each is not None))
         reference = None
         if recipe.reference_graph is not None:
             reference = nnx.merge(recipe.reference_graph, shared.reference)
         losses = response_loss(
-            decoder, *part, reference=reference, kl_weight=recipe.kl_weight, dtype=recipe.dtype, remat=recipe.remat,
-            longest=recipe.longest, unrolled=recipe.unrolled,
+            decoder, *part, used=used, reference=reference, kl_weight=recipe.kl_weight, dtype=recipe.dtype,
+            remat=recipe.remat, longest=recipe.longest, unrolled=recipe.unrolled,
         )  # fmt: skip
         return losses.loss, losses
 
-    gradient_of = vmapped(jax.grad(loss_of, has_aux=True))
+    gradient_of = vmapped(jax.grad(loss_of, has_aux=True), in_axes=(0, 0, None))
 
     def add(index: Array | int, carry: tuple[nnx.State, Losses] | None) -> tuple[nnx.State, Losses]:
         part = tuple(jax.lax.dynamic_index_in_dim(each, index, axis=1, keepdims=False) for each in batch)
-        found = gradient_of(stack.params, part)
+        found = gradient_of(stack.params, part, used_M[index])
         return found if carry is None else jax.tree.map(jnp.add, carry, found)
 
     if batch[0].shape[1] == 1:

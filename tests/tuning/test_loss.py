@@ -35,14 +35,14 @@ def batch(mesh, seed=0):
     return plain, tuple(jax.device_put(each, sharding(mesh, "batch", None)) for each in arrays)
 
 
-def ours(model, reference=None, kl_weight=0.0):
+def ours(model, reference=None, kl_weight=0.0, arrays=None, used=None):
     """Losses, and the gradient by Hugging Face name."""
     graph, state = nnx.split(model.decoder)
-    _, arrays = batch(model.mesh)
+    arrays = arrays or batch(model.mesh)[1]
 
     def loss(state):
         losses = response_loss(
-            nnx.merge(graph, state), *arrays, dtype=model.dtype, kl_weight=kl_weight,
+            nnx.merge(graph, state), *arrays, used=used, dtype=model.dtype, kl_weight=kl_weight,
             reference=None if reference is None else reference.decoder,
         )  # fmt: skip
         return losses.loss, losses
@@ -97,6 +97,21 @@ def model(request, make_folder, tmp_path_factory):
 def test_loss_and_gradient_do_not_depend_on_how_many_logits_exist_at_a_time(together, model, monkeypatch):
     monkeypatch.setattr(loss_module, "LOGITS_BYTES", 4 * model.config.vocab_size * together)
     assert_same(ours(model), plain(model))
+
+
+def test_blocks_of_slots_after_those_in_use_are_left_out(make_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(loss_module, "LOGITS_BYTES", 4 * 32 * 2)  # two slots: tensor parallelism halves the vocabulary
+    model = jaxift.load(make_folder(tmp_path / "model"), make_mesh(2, 2, 2))
+    *inputs, weights = batch(model.mesh)[1]
+
+    def after(used, value):
+        filled = np.where(np.arange(weights.shape[1]) < used, np.asarray(weights), value)
+        return jax.device_put(filled.astype(np.float32), weights.sharding)
+
+    losses, gradient = ours(model, arrays=(*inputs, after(4, np.nan)), used=3)
+    expected, others = ours(model, arrays=(*inputs, after(4, 0)))
+    assert float(losses.loss) == pytest.approx(float(expected.loss), rel=1e-6)
+    assert all(np.allclose(gradient[name], other, rtol=1e-4, atol=1e-6) for name, other in others.items())
 
 
 @pytest.mark.parametrize("sizes", [(8, 1, 1), (2, 2, 2), (1, 1, 2)], ids=str)
