@@ -135,10 +135,14 @@ class RunDirectory:
 
     def read_rows(self, relative: str) -> list[dict[str, Any]]:
         """Reads a parquet file as rows; raises UserError where it is missing or damaged."""
+        return self.read_table(relative).to_pylist()
+
+    def read_table(self, relative: str) -> pa.Table:
+        """Reads a parquet file by columns; raises UserError where it is missing or damaged."""
         path = self.root / relative
         try:
             with path.open("rb") as file:
-                return pq.read_table(pa.BufferReader(file.read())).to_pylist()
+                return pq.read_table(pa.BufferReader(file.read()))
         except FileNotFoundError:
             raise UserError(f"{path}: missing; run the stage that writes it first") from None
         except pa.ArrowInvalid as error:

@@ -136,8 +136,8 @@ class WaveRunner:
                 self.config, self.run, cells, domain, self.units.questions(domain.name), models, key, parts,
                 self.units.wrapper, self.reporter.advance,
             )  # fmt: skip
-            for unit, files in zip(units, found, strict=True):
-                self.units.finish(unit, files, {})
+            for unit, (files, facts) in zip(units, found, strict=True):
+                self.units.finish(unit, files, facts)
         self.run.path(parts).rmtree(missing_ok=True)
 
 

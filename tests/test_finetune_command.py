@@ -65,6 +65,7 @@ def test_two_files_and_seeds_become_models_that_have_learned_them(capsys, file, 
     assert run(capsys, *arguments).count("done before") == 4
     write(file, ROWS[:4])
     assert "2 of 4 done before" not in run(capsys, *arguments)
+    assert [path.name for path in (out / "pairs-s0" / "steps").iterdir()] == ["000005"]  # none of the longer run before
     assert run(capsys, *arguments).count("done before") == 4
 
 

@@ -48,6 +48,17 @@ def dense_ranks(values: ArrayLike) -> Floats:
     return np.where(np.isnan(values), np.nan, ranks)
 
 
+def average_ranks(values: ArrayLike) -> Floats:
+    """Ranks within each row: the largest value has rank 1, equal values share the mean of their ranks.
+
+    [N, K] to [N, K], NaN stays NaN: [0.5, 0.2, 0.2, 0.1] gives [1, 2.5, 2.5, 4].
+    """
+    values = np.asarray(values, dtype=np.float64)
+    larger = np.sum(values[:, None, :] > values[:, :, None], axis=2)
+    equal = np.sum(values[:, None, :] == values[:, :, None], axis=2)
+    return np.where(np.isnan(values), np.nan, larger + (equal + 1) / 2)
+
+
 def row_pearson(left: ArrayLike, right: ArrayLike) -> Floats:
     """Pearson correlation of each row of one array with the same row of the other.
 
@@ -76,6 +87,28 @@ def rank_consistency(base: ArrayLike, tuned: ArrayLike) -> Floats:
     return np.nan_to_num(row_pearson(dense_ranks(base), dense_ranks(tuned)), nan=0.0)
 
 
+def spearman(base: ArrayLike, tuned: ArrayLike) -> Floats:
+    """Per question, Spearman's correlation of the options' values; two [N, K] to [N], 0 where one ranks all alike."""
+    return np.nan_to_num(row_pearson(average_ranks(base), average_ranks(tuned)), nan=0.0)
+
+
+def kendall(base: ArrayLike, tuned: ArrayLike) -> Floats:
+    """Per question, Kendall's tau-b of the options' values; two [N, K] to [N], 0 where one ranks all alike.
+
+    Source: Kendall 1945.
+    """
+    a, b = (_orders(np.asarray(values, dtype=np.float64)) for values in (base, tuned))
+    untied = np.sqrt(np.sum(a * a, axis=1, dtype=np.float64) * np.sum(b * b, axis=1, dtype=np.float64))
+    return np.sum(a * b, axis=1, dtype=np.float64) / np.maximum(untied, 1)
+
+
+def _orders(values: Floats) -> NDArray[np.int8]:
+    """For each pair of options which is larger, as 1, 0 or -1, and 0 where one is missing: [N, K] to [N, pairs]."""
+    one, other = np.triu_indices(values.shape[1], 1)
+    left, right = values[:, one], values[:, other]
+    return (left > right).astype(np.int8) - (left < right).astype(np.int8)
+
+
 def kl_divergence(base_log: ArrayLike, tuned_log: ArrayLike) -> Floats:
     """Per question, KL(base || tuned) in nats: what is lost by describing the base's belief with the tuned model's.
 
@@ -86,6 +119,22 @@ def kl_divergence(base_log: ArrayLike, tuned_log: ArrayLike) -> Floats:
     counted = np.exp(base_log) > 0  # false for NaN and for -inf
     difference = np.subtract(base_log, tuned_log, out=np.zeros_like(base_log), where=counted)
     return np.sum(np.exp(base_log) * difference, axis=1, where=counted)
+
+
+def js_divergence(base_log: ArrayLike, tuned_log: ArrayLike) -> Floats:
+    """Per question, the Jensen-Shannon divergence of two beliefs in nats, from 0 to ln 2.
+
+    Two [N, K] of natural log-probabilities to [N]. Source: Lin 1991.
+    """
+    base_log, tuned_log = np.asarray(base_log, dtype=np.float64), np.asarray(tuned_log, dtype=np.float64)
+    middle = np.logaddexp(base_log, tuned_log) - np.log(2)
+    return (kl_divergence(base_log, middle) + kl_divergence(tuned_log, middle)) / 2
+
+
+def total_variation(left: ArrayLike, right: ArrayLike) -> float:
+    """Half the sum of absolute differences of two histograms' shares, from 0 to 1; two [K] of counts, none empty."""
+    one, other = (np.asarray(counts, dtype=np.float64) for counts in (left, right))
+    return float(np.abs(one / one.sum() - other / other.sum()).sum() / 2)
 
 
 def flips(before: ArrayLike, after: ArrayLike) -> tuple[int, int]:

@@ -1,18 +1,21 @@
 """Exp-I: accuracy of every arm on every test set, and the paired differences between arms, with intervals.
 
-The bootstrap follows the study's structure. Questions are drawn within each domain and test set, the same for all arms
-and seeds; on top of that, seeds are drawn within each domain, the same for all arms. Statistics are means over seeds,
-then over domains (macro average). Domains are not drawn: the numbers speak of these domains.
+Statistics are means over seeds, then over domains (macro average). The bootstrap draws questions within each domain and
+test set, the same for all arms and seeds; what the choice of seeds adds is estimated from their spread beyond that (see
+`statistics.estimate`). Intervals speak of these domains, and where it is said so, of domains like them.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from jaxift.analysis.statistics import percentile_interval, resample_means, resample_seed_mean
+from jaxift.analysis.statistics import Estimate, estimate, holm, mcnemar, over_domains, resample_means
+
+POWER = 0.8
+"""With which the smallest detectable differences would be told from 0."""
 
 FEW_SHOT = "BASE_FEW_SHOT"  # the base model as the probe saw it
 Key = tuple[str, int | None]  # arm and seed
@@ -36,65 +39,109 @@ class Answers:
 
 @dataclass(frozen=True)
 class Resampled:
-    """Accuracies of one domain: as observed [C], and resampled over questions [R, C]; uniforms [R, S] draw seeds."""
+    """Verdicts of one domain [N, C], and accuracies [R, C] over resampled questions; a column a key."""
 
     keys: tuple[Key, ...]
-    observed: Floats
+    correct: NDArray[np.bool_]
     draws: Floats
-    uniforms: Floats
 
     def seeds(self, *arms: str) -> list[int | None]:
         """The seeds that all of these arms have, in order."""
         return [seed for arm, seed in self.keys if arm == arms[0] and all((other, seed) in self.keys for other in arms)]
 
-    def columns(self, arm: str, seeds: Sequence[int | None]) -> tuple[Floats, Floats]:
-        """Observed [S] and resampled [R, S] accuracies of an arm's seeds."""
-        chosen = [self.keys.index((arm, seed)) for seed in seeds]
-        return self.observed[chosen], self.draws[:, chosen]
+    def places(self, arm: str, seeds: Sequence[int | None]) -> list[int]:
+        """The columns of an arm's seeds."""
+        return [self.keys.index((arm, seed)) for seed in seeds]
 
 
 def resample(answers: Mapping[str, Answers], resamples: int, seed: Sequence[int]) -> dict[str, Resampled]:
     """Bootstraps one test set in all domains at once; `answers` and the result are keyed by domain."""
     values = [domain.correct for domain in answers.values()]
     groups = [domain.questions for domain in answers.values()]
-    draws = resample_means(np.random.default_rng([*seed, 0]), groups, values, resamples)
-    rng = np.random.default_rng([*seed, 1])  # a stream of its own: a further cell leaves the drawn questions alone
-    result = {}
-    for (name, domain), drawn in zip(answers.items(), draws, strict=True):
-        uniforms = rng.random((resamples, len(domain.keys)))
-        result[name] = Resampled(domain.keys, domain.correct.mean(axis=0), drawn, uniforms)
-    return result
+    draws = resample_means(np.random.default_rng(list(seed)), groups, values, resamples)
+    return {
+        name: Resampled(domain.keys, domain.correct, drawn)
+        for (name, domain), drawn in zip(answers.items(), draws, strict=True)
+    }
 
 
 def arm_accuracy(domains: Mapping[str, Resampled], arm: str, confidence: float) -> dict[str, Any] | None:
     """Accuracy of an arm, over the domains that have it and in each; None where no domain has."""
-    return _summary(domains, (arm,), lambda parts: parts[0], "accuracy", confidence)
+    found = _estimates(domains, arm, None)
+    if not found:
+        return None
+
+    def told(each: Estimate) -> dict[str, Any]:
+        low, high = each.interval(confidence)
+        return {"accuracy": each.value, "interval": [max(low, 0.0), min(high, 1.0)]}
+
+    by_domain = {name: {**told(each), "seeds": domains[name].seeds(arm)} for name, each in found.domains.items()}
+    return {**told(found.mean), "by_domain": by_domain}
 
 
 def arm_difference(domains: Mapping[str, Resampled], arms: tuple[str, str], confidence: float) -> dict[str, Any] | None:
     """Accuracy of the first arm minus the second's, over the domains and seeds that have both; None without any."""
-    return _summary(domains, arms, lambda parts: parts[0] - parts[1], "difference", confidence)
+    found = _estimates(domains, *arms)
+    if not found:
+        return None
+
+    def told(each: Estimate) -> dict[str, Any]:
+        return {
+            "difference": each.value,
+            "interval": list(each.interval(confidence)),
+            "p": each.p_value,
+            "detectable": each.detectable(confidence, POWER),
+        }
+
+    by_domain = {}
+    for name, each in found.domains.items():
+        domain, seeds = domains[name], domains[name].seeds(*arms)
+        pairs = zip(*(domain.places(arm, seeds) for arm in arms), strict=True)
+        tests = [mcnemar(domain.correct[:, second], domain.correct[:, first]) for first, second in pairs]
+        by_domain[name] = {**told(each), "seeds": seeds, "mcnemar": tests}
+    wide = over_domains([each.value for each in found.domains.values()])
+    beyond = None if wide is None else list(wide.interval(confidence))
+    return {**told(found.mean), "beyond_domains": beyond, "by_domain": by_domain}
 
 
-def _summary(
-    domains: Mapping[str, Resampled],
-    arms: Sequence[str],
-    combine: Callable[[Sequence[Floats]], Floats],
-    label: str,
-    confidence: float,
-) -> dict[str, Any] | None:
-    """A statistic of arms, combined seed by seed, then averaged over seeds and over domains, with its intervals."""
-    values, draws, per_domain = [], [], {}
+def best_arm(domains: Mapping[str, Resampled], arms: Sequence[str], confidence: float) -> dict[str, Any] | None:
+    """The arm of the highest accuracy among two or more, and whether it is clearly ahead of every other one."""
+    found = {arm: each.mean.value for arm in arms if (each := _estimates(domains, arm, None))}
+    if len(found) < 2:
+        return None
+    best = max(found, key=lambda arm: found[arm])
+    others = [_estimates(domains, best, arm) for arm in found if arm != best]
+    corrected = holm([1.0 if each is None else each.mean.p_value for each in others])
+    ahead = all(each is not None and each.mean.value > 0 for each in others)
+    return {"arm": best, "clear": ahead and max(corrected) < 1 - confidence}
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A statistic over the domains, and in each."""
+
+    mean: Estimate
+    domains: dict[str, Estimate]
+
+
+def _estimates(domains: Mapping[str, Resampled], arm: str, minus: str | None) -> _Found | None:
+    """An arm's accuracy, or its lead on another's on the same questions, seed by seed; None where no domain has it."""
+    arms = (arm,) if minus is None else (arm, minus)
+    values, draws, single = [], [], {}
     for name, domain in domains.items():
         seeds = domain.seeds(*arms)
         if not seeds:
             continue
-        observed, drawn = zip(*(domain.columns(arm, seeds) for arm in arms), strict=True)
-        values.append(float(combine(observed).mean()))
-        draws.append(resample_seed_mean(combine(drawn), domain.uniforms))
-        interval = percentile_interval(draws[-1], confidence)
-        per_domain[name] = {label: values[-1], "interval": list(interval), "seeds": seeds}
+        places = [domain.places(each, seeds) for each in arms]
+        mine = domain.correct[:, places[0]].astype(np.float64)
+        drawn = domain.draws[:, places[0]].mean(axis=1)
+        if minus is not None:
+            mine = mine - domain.correct[:, places[1]]
+            drawn = drawn - domain.draws[:, places[1]].mean(axis=1)
+        values.append(mine)
+        draws.append(drawn)
+        single[name] = estimate(float(mine.mean()), drawn, [mine])
     if not values:
         return None
-    interval = percentile_interval(np.mean(draws, axis=0), confidence)
-    return {label: float(np.mean(values)), "interval": list(interval), "by_domain": per_domain}
+    mean = float(np.mean([each.value for each in single.values()]))
+    return _Found(estimate(mean, np.mean(draws, axis=0), values), single)

@@ -1,13 +1,16 @@
-"""Intervals by the bootstrap, and the partial rank correlation of Exp-IV.
+"""Standard errors and intervals of means over questions and seeds, paired tests, and a partial rank correlation.
 
 Shape letters: R resamples, N items, C cells, S seeds.
 """
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
+
+from jaxift.analysis.consistency import flips
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -16,11 +19,100 @@ CHUNK = 128  # resamples drawn at once; bounds memory at CHUNK x items
 DIGITS = 9  # residuals that differ by less are ties
 
 
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """A mean with its standard error, and the degrees of freedom with which that is known."""
+
+    value: float
+    error: float
+    freedom: float
+
+    def interval(self, confidence: float) -> tuple[float, float]:
+        """The interval by Student's t, as (low, high)."""
+        reach = float(stats.t.ppf((1 + confidence) / 2, self.freedom)) * self.error
+        return self.value - reach, self.value + reach
+
+    @property
+    def p_value(self) -> float:
+        """Two-sided, of the hypothesis that the true value is 0."""
+        if self.error == 0:
+            return float(self.value == 0)
+        return float(2 * stats.t.sf(abs(self.value) / self.error, self.freedom))
+
+    def detectable(self, confidence: float, power: float) -> float:
+        """The smallest true value that a study of this size tells from 0 with such power. Source: Bloom 1995."""
+        quantiles = stats.t.ppf((1 + confidence) / 2, self.freedom) + stats.t.ppf(power, self.freedom)
+        return float(quantiles) * self.error
+
+
+def seed_variance(values: Floats) -> tuple[float, float]:
+    """What the choice of seeds adds to the variance of the mean over N items and S seeds; [N, S] of one domain.
+
+    Seeds answer the same items, so that their means differ by chance alone even where seeds do not matter: the part
+    that their interaction with the items explains is taken off (a two-way analysis of variance with random effects,
+    Searle, Casella and McCulloch 1992). Returns the variance, which may come out negative, and the share of its own
+    uncertainty that Satterthwaite's rule sums over components: squared mean squares by their degrees of freedom.
+    """
+    items, seeds = values.shape
+    if seeds == 1 or items == 1:
+        return 0.0, 0.0
+    by_seed, by_item = values.mean(axis=0), values.mean(axis=1)
+    rest = values - by_seed - by_item[:, None] + values.mean()
+    between = items * by_seed.var(ddof=1)
+    within = np.sum(rest * rest) / ((items - 1) * (seeds - 1))
+    size = items * seeds
+    uncertainty = between**2 / (seeds - 1) + within**2 / ((items - 1) * (seeds - 1))
+    return float((between - within) / size), float(uncertainty / size**2)
+
+
+def estimate(value: float, draws: Floats, domains: Sequence[Floats]) -> Estimate:
+    """A mean over domains of means over items and seeds, its error from resampled items and from the seeds' spread.
+
+    `draws` [R] are the value with resampled items and the same seeds; `domains` holds what the mean is of, [N, S] a
+    domain. The degrees of freedom are Satterthwaite's (1946).
+    """
+    of_items = float(np.var(draws, ddof=1)) if len(draws) > 1 else 0.0
+    parts = [seed_variance(values) for values in domains]
+    count = len(domains)
+    of_seeds = max(sum(variance for variance, _ in parts), 0.0) / count**2
+    known = max(sum(len(values) for values in domains) - count, 1)
+    uncertainty = of_items**2 / known + sum(each for _, each in parts) / count**4
+    total = of_items + of_seeds
+    freedom = total**2 / uncertainty if uncertainty else float(known)
+    return Estimate(value, float(np.sqrt(total)), max(float(freedom), 1.0))
+
+
 def percentile_interval(resampled: ArrayLike, confidence: float) -> tuple[float, float]:
     """The central `confidence` of a resampled statistic [R], as (low, high). Source: Efron 1979, percentile method."""
     tail = (1 - confidence) / 2
     low, high = np.quantile(np.asarray(resampled, dtype=np.float64), [tail, 1 - tail])
     return float(low), float(high)
+
+
+def mcnemar(before: ArrayLike, after: ArrayLike) -> float:
+    """The exact two-sided p-value that two models are right equally often; two boolean [N] of the same questions.
+
+    Source: McNemar 1947, by the binomial distribution of the questions on which they disagree.
+    """
+    lost, gained = flips(before, after)
+    return float(stats.binomtest(lost, lost + gained).pvalue) if lost + gained else 1.0
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values corrected for how many there are, so that one of them errs no more often than each alone did.
+
+    Source: Holm 1979.
+    """
+    from statsmodels.stats.multitest import multipletests  # imported here: it brings pandas, which takes a second
+
+    return multipletests(p_values, method="holm")[1].tolist() if p_values else []
+
+
+def over_domains(values: Sequence[float]) -> Estimate | None:
+    """The mean of two or more domains' values, taken as a sample of all domains that might have been studied."""
+    if len(values) < 2:
+        return None
+    return Estimate(float(np.mean(values)), float(np.std(values, ddof=1) / np.sqrt(len(values))), len(values) - 1.0)
 
 
 def item_strata(groups: Sequence[Integers]) -> tuple[list[Integers], int]:
@@ -67,17 +159,6 @@ def resample_means(
         counts = draw_counts(rng, min(CHUNK, resamples - start), strata, total)
         chunks.append([counts[:, g] @ array / len(g) for g, array in zip(groups, arrays, strict=True)])
     return [np.concatenate(parts) for parts in zip(*chunks, strict=True)]
-
-
-def resample_seed_mean(columns: Floats, uniforms: Floats) -> Floats:
-    """Bootstraps the mean over seeds on top of resampled questions.
-
-    `columns` [R, S] holds one resampled statistic per seed; `uniforms` [R, >= S] in [0, 1) decide which seeds each
-    resample draws, so that statistics given the same uniforms stay paired. Returns [R].
-    """
-    seeds = columns.shape[1]
-    drawn = np.floor(uniforms[:, :seeds] * seeds).astype(np.int64)
-    return np.take_along_axis(columns, drawn, axis=1).mean(axis=1)
 
 
 def partial_spearman(x: ArrayLike, y: ArrayLike, control: ArrayLike) -> float:

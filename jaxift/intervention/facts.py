@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxift.analysis.consistency import total_variation
 from jaxift.data.questions import LETTERS
 from jaxift.intervention.options import argues_otherwise, bare_letters, letters_named
 
@@ -53,9 +54,3 @@ def distances(arms: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, floa
             found["letters"][f"{one} {other}"] = total_variation(*counts)
         found["confidence"][f"{one} {other}"] = total_variation(first["confidence"], second["confidence"])
     return found
-
-
-def total_variation(first: Sequence[float], second: Sequence[float]) -> float:
-    """Half the sum of absolute differences of two histograms' shares."""
-    shares = [np.asarray(counts, float) / np.sum(counts) for counts in (first, second)]
-    return float(np.abs(shares[0] - shares[1]).sum() / 2)

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from jax.sharding import Mesh
+
 # dense bfloat16 FLOP/s of one JAX device: cloud.google.com/tpu/docs, nvidia.com data sheets; v2 and v3 count a core,
 # v4 and later a chip
 BFLOAT16: dict[str, float] = {
@@ -23,3 +25,9 @@ def peak_flops(device: Any, dtype: str) -> float | None:
         return None
     kind = device.device_kind
     return next((BFLOAT16[name] for name in sorted(BFLOAT16, key=len, reverse=True) if kind.startswith(name)), None)
+
+
+def devices_used(mesh: Mesh, dtype: str) -> dict[str, Any]:
+    """A mesh's devices and what one of them can do at most (None where it is not known), for a record."""
+    device = mesh.devices.flat[0]
+    return {"device": device.device_kind, "devices": mesh.size, "dtype": dtype, "peak": peak_flops(device, dtype)}

@@ -11,7 +11,7 @@ from jaxift.data.prompts import Template, continuations
 from jaxift.data.questions import Question, rotate
 from jaxift.models.stack import ModelStack
 from jaxift.models.weights import LanguageModel
-from jaxift.scoring.engine import Progress, score, score_stack
+from jaxift.scoring.engine import Progress, Report, score, score_stack
 from jaxift.scoring.requests import Request, Score
 from jaxift.scoring.store import ScoreStore
 
@@ -52,6 +52,7 @@ def beliefs(
     batch_tokens: int | None = None,
     store: ScoreStore | None = None,
     progress: Progress | None = None,
+    report: Report | None = None,
 ) -> list[Belief]:
     """Scores each question's options after its prompt; several prompts (draws of demonstrations) are averaged.
 
@@ -62,6 +63,7 @@ def beliefs(
     found = readings(
         model, questions, prompt, template, probe,
         rotations=rotations, batch_tokens=batch_tokens, store=store, progress=progress,
+        report=report,
     )  # fmt: skip
     return [believe(reading) for reading in found]
 
@@ -77,13 +79,15 @@ def readings(
     batch_tokens: int | None = None,
     store: ScoreStore | None = None,
     progress: Progress | None = None,
+    report: Report | None = None,
 ) -> list[np.ndarray]:
     """Normalised log-likelihoods [prompts, rotations, places] of each question; arguments: see `beliefs`.
 
     Entry [p, r, i] is that of place i under prompt p where the options are rotated by r.
     """
     asked = _Asked.of(questions, prompt, template, probe, rotations)
-    return asked.readings(score(model, asked.requests, batch_tokens=batch_tokens, store=store, progress=progress))
+    found = score(model, asked.requests, batch_tokens=batch_tokens, store=store, progress=progress, report=report)
+    return asked.readings(found)
 
 
 def stack_beliefs(
@@ -96,10 +100,11 @@ def stack_beliefs(
     batch_tokens: int | None = None,
     store: ScoreStore | None = None,
     progress: Progress | None = None,
+    report: Report | None = None,
 ) -> list[list[Belief]]:
     """`beliefs` of every model of a stack, in one program; a list for each model."""
     asked = _Asked.of(questions, prompt, template, probe, False)
-    found = score_stack(stack, asked.requests, batch_tokens=batch_tokens, store=store, progress=progress)
+    found = score_stack(stack, asked.requests, batch_tokens=batch_tokens, store=store, progress=progress, report=report)
     return [[believe(reading) for reading in asked.readings(scores)] for scores in found]
 
 

@@ -62,6 +62,9 @@ class Statistics:
     """Of this run, without compilation."""
 
 
+Report = Callable[[Statistics], None]
+
+
 def score(
     model: LanguageModel,
     requests: Sequence[Request],
@@ -69,7 +72,7 @@ def score(
     batch_tokens: int | None = None,
     store: ScoreStore | None = None,
     progress: Progress | None = None,
-    report: Callable[[Statistics], None] | None = None,
+    report: Report | None = None,
 ) -> list[Score]:
     """Scores text requests with a model, in their order; arguments: see `score_tokens`.
 
@@ -93,7 +96,7 @@ def score_tokens(
     batch_tokens: int | None = None,
     store: ScoreStore | None = None,
     progress: Progress | None = None,
-    report: Callable[[Statistics], None] | None = None,
+    report: Report | None = None,
 ) -> list[Score]:
     """Scores token requests in their order.
 
@@ -115,7 +118,7 @@ def score_stack(
     batch_tokens: int | None = None,
     store: ScoreStore | None = None,
     progress: Progress | None = None,
-    report: Callable[[Statistics], None] | None = None,
+    report: Report | None = None,
 ) -> list[list[Score]]:
     """Scores text requests with every model of a stack, in one program; a list for each. Arguments: see `score`."""
     encoded = encode_requests(stack.like.tokenizer, requests)
@@ -134,7 +137,7 @@ def _score(
     batch_tokens: int | None,
     store: ScoreStore | None,
     progress: Progress | None,
-    report: Callable[[Statistics], None] | None,
+    report: Report | None,
 ) -> list[list[Score]]:
     """Scores of each model; the answers of a stack are kept as those of as many times the requests."""
     cells = scored.cells or 1

@@ -14,7 +14,8 @@ from jaxift.data.questions import Question
 from jaxift.data.sources import DomainQuestions
 from jaxift.models.weights import LanguageModel
 from jaxift.scoring.belief import Prompt, believe, corrected, knowledge, place_prior, readings
-from jaxift.scoring.engine import Progress
+from jaxift.scoring.costs import cost
+from jaxift.scoring.engine import Progress, Statistics
 from jaxift.scoring.store import unit_store
 
 Row = dict[str, Any]
@@ -41,7 +42,8 @@ def probe(
     settings = config.probe
     prompts = [_prompt(settings, domain.called, questions, draw) for draw in range(settings.draws)]
     read = functools.partial(readings, model, template=STYLES[settings.prompt].probe, probe=settings)
-    read = functools.partial(read, batch_tokens=config.batch_tokens, progress=progress)
+    told: list[Statistics] = []
+    read = functools.partial(read, batch_tokens=config.batch_tokens, progress=progress, report=told.append)
 
     pool = questions["train"]
     turned = _turned(settings, pool)
@@ -61,6 +63,7 @@ def probe(
         run.write_rows(file, content)
     return list(files), {
         "overlap": questions.overlap,
+        "cost": cost(told, model.mesh, str(model.dtype)),
         "place_prior": {str(k): prior.tolist() for k, prior in priors.items()},
         "tokenizer": model.tokenizer.describe(),
         "answer_tokens": _answer_tokens(settings, model, prompts[0], questions.tested[0]),

@@ -10,6 +10,7 @@ from jaxift.config import Cell, StudyConfig
 from jaxift.models.adapters import write_model
 from jaxift.models.weights import LanguageModel
 from jaxift.parallel.mesh import cell_mesh
+from jaxift.parallel.peaks import devices_used
 from jaxift.tuning.group import Job
 from jaxift.tuning.loop import PlannedWave, TunedCell, Wave, plan_waves
 from jaxift.tuning.sinks import STEPS
@@ -51,5 +52,10 @@ def write_cell(
         write_model(wave.stack.model(index), Path(run.path(files[-1])), base=config.model.path)
     if config.tune.export_every and run.path(f"cells/{cell.id}/{STEPS}").exists():
         files.append(f"cells/{cell.id}/{STEPS}")
-    facts: dict[str, Any] = {"examples": len(tuned.job.pairs), "at_the_length_limit": tuned.at_limit}
-    return files, facts
+    timing, share = wave.timing, len(wave.cells)
+    cost = {
+        "seconds": {name: getattr(timing, name) / share for name in ("compile", "input", "step", "checkpoint")},
+        **{name: getattr(timing, name) / share for name in ("tokens", "places", "flops")},
+        **devices_used(wave.stack.like.mesh, str(wave.stack.like.dtype)),
+    }
+    return files, {"examples": len(tuned.job.pairs), "at_the_length_limit": tuned.at_limit, "cost": cost}

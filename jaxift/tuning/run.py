@@ -103,6 +103,7 @@ class Run:
             state = self.group.described_state
             found = checkpoints.restore(state.params, state._replace(params=()))
         if found is None:
+            self.watch.begins(job.name)
             if job.config.lora.rank:  # drawn from the cell's own seed
                 self.stack = put(self.stack, place, self.group.first_state(job.seed))
             return _Cell(prepared, checkpoints, [], 0)

@@ -11,6 +11,7 @@ from jaxift.config import TuneConfig
 from jaxift.errors import UserError
 from jaxift.models.adapters import write_model
 from jaxift.models.weights import LanguageModel
+from jaxift.parallel.hosts import on_first_process
 from jaxift.tuning.checkpoint import Metrics
 from jaxift.tuning.watch import Watch
 
@@ -74,9 +75,16 @@ class Steps(Watch):
     def __init__(self, folder: Callable[[str], epath.PathLike], base: str):
         self.folder, self.base = folder, base
 
+    def begins(self, name: str) -> None:
+        """Removes those of an earlier run."""
+        on_first_process(lambda: epath.Path(self._steps(name)).rmtree(missing_ok=True))
+
     def model(self, name: str, step: int, model: Callable[[], LanguageModel]) -> None:
         """Writes a model."""
-        write_model(model(), Path(self.folder(name)) / STEPS / f"{step:06d}", self.base)
+        write_model(model(), self._steps(name) / f"{step:06d}", self.base)
+
+    def _steps(self, name: str) -> Path:
+        return Path(self.folder(name)) / STEPS
 
 
 class Together(Watch):
@@ -84,6 +92,11 @@ class Together(Watch):
 
     def __init__(self, *watches: Watch):
         self.watches = watches
+
+    def begins(self, name: str) -> None:
+        """Tells all."""
+        for watch in self.watches:
+            watch.begins(name)
 
     def step(self, name: str, metrics: Metrics) -> None:
         """Tells all."""

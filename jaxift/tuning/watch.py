@@ -9,6 +9,9 @@ from jaxift.tuning.checkpoint import Metrics
 class Watch:
     """Is told what happens; this one does nothing with it."""
 
+    def begins(self, name: str) -> None:
+        """A cell begins at its first step: what an earlier run left of it is of no use, in all processes."""
+
     def step(self, name: str, metrics: Metrics) -> None:
         """A cell has taken a step."""
 
