@@ -16,6 +16,7 @@ LAYERS = (
     ("arms", "source_config"),
     ("config", "artifacts"),
     ("data", "parallel", "analysis"),
+    ("reporting",),
     ("intervention",),
     ("models",),
     ("scoring",),
@@ -42,7 +43,8 @@ JAX = {"jax", "jaxlib", "flax", "optax", "orbax", "chex", "jaxtyping"}
 WITHOUT_JAX = (
     "arms", "source_config", "data.questions", "data.prompts", "data.sources", "data.release", "intervention.arms",
     "intervention.explanations", "intervention.facts", "intervention.general", "analysis.consistency",
-    "analysis.exp1", "analysis.statistics", "analysis.summary", "analysis.tables", "stages.build", "stages.analyze",
+    "analysis.calibration", "analysis.exp1", "analysis.exp4", "analysis.scored", "analysis.statistics",
+    "reporting.summary", "reporting.tables", "stages.build", "stages.analyze",
     "stages.report", "config", "artifacts", "errors", "console", "units", "study", "model_commands", "score_command",
     "release_command", "finetune_command", "scoring.requests", "scoring.request_file", "scoring.rows", "scoring.store",
 )  # fmt: skip

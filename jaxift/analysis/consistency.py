@@ -127,7 +127,8 @@ def js_divergence(base_log: ArrayLike, tuned_log: ArrayLike) -> Floats:
     Two [N, K] of natural log-probabilities to [N]. Source: Lin 1991.
     """
     base_log, tuned_log = np.asarray(base_log, dtype=np.float64), np.asarray(tuned_log, dtype=np.float64)
-    middle = np.logaddexp(base_log, tuned_log) - np.log(2)
+    with np.errstate(invalid="ignore"):  # NaN beside NaN
+        middle = np.logaddexp(base_log, tuned_log) - np.log(2)
     return (kl_divergence(base_log, middle) + kl_divergence(tuned_log, middle)) / 2
 
 

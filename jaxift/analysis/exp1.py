@@ -41,6 +41,7 @@ class Answers:
 class Resampled:
     """Verdicts of one domain [N, C], and accuracies [R, C] over resampled questions; a column a key."""
 
+    questions: NDArray[np.int64]
     keys: tuple[Key, ...]
     correct: NDArray[np.bool_]
     draws: Floats
@@ -60,7 +61,7 @@ def resample(answers: Mapping[str, Answers], resamples: int, seed: Sequence[int]
     groups = [domain.questions for domain in answers.values()]
     draws = resample_means(np.random.default_rng(list(seed)), groups, values, resamples)
     return {
-        name: Resampled(domain.keys, domain.correct, drawn)
+        name: Resampled(domain.questions, domain.keys, domain.correct, drawn)
         for (name, domain), drawn in zip(answers.items(), draws, strict=True)
     }
 
@@ -140,8 +141,9 @@ def _estimates(domains: Mapping[str, Resampled], arm: str, minus: str | None) ->
             drawn = drawn - domain.draws[:, places[1]].mean(axis=1)
         values.append(mine)
         draws.append(drawn)
-        single[name] = estimate(float(mine.mean()), drawn, [mine])
+        single[name] = estimate(float(mine.mean()), drawn, [mine], len(mine))
     if not values:
         return None
     mean = float(np.mean([each.value for each in single.values()]))
-    return _Found(estimate(mean, np.mean(draws, axis=0), values), single)
+    items = len(np.unique(np.concatenate([domains[name].questions for name in single])))
+    return _Found(estimate(mean, np.mean(draws, axis=0), values, items), single)

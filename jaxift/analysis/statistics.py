@@ -65,17 +65,17 @@ def seed_variance(values: Floats) -> tuple[float, float]:
     return float((between - within) / size), float(uncertainty / size**2)
 
 
-def estimate(value: float, draws: Floats, domains: Sequence[Floats]) -> Estimate:
+def estimate(value: float, draws: Floats, domains: Sequence[Floats], items: int) -> Estimate:
     """A mean over domains of means over items and seeds, its error from resampled items and from the seeds' spread.
 
     `draws` [R] are the value with resampled items and the same seeds; `domains` holds what the mean is of, [N, S] a
-    domain. The degrees of freedom are Satterthwaite's (1946).
+    domain, in which stand `items` different ones. The degrees of freedom are Satterthwaite's (1946).
     """
     of_items = float(np.var(draws, ddof=1)) if len(draws) > 1 else 0.0
     parts = [seed_variance(values) for values in domains]
     count = len(domains)
     of_seeds = max(sum(variance for variance, _ in parts), 0.0) / count**2
-    known = max(sum(len(values) for values in domains) - count, 1)
+    known = max(items - 1, 1)
     uncertainty = of_items**2 / known + sum(each for _, each in parts) / count**4
     total = of_items + of_seeds
     freedom = total**2 / uncertainty if uncertainty else float(known)

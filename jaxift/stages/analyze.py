@@ -6,52 +6,52 @@ is BASE_FEW_SHOT (the probe), BASE (untuned, zero-shot), or an arm of the study.
     study        name, model, prompt, formulation, shots, seeds, domains, arms
     settings     resamples, confidence, seed
     missing      ids of cells that the study asks for and that have no scores yet
-    cells        a list: id, domain, arm, seed, sets: {SET: n, accuracy, interval (over questions), base_accuracy,
-                 rank_consistency, kl (nats), agreement, right_to_wrong, wrong_to_right (counts), commonest_place,
-                 confidence}; the five before the last two compare with the base model as the probe saw it, few-shot;
-                 commonest_place is the largest share of answers that stand at one and the same place (letter),
-                 confidence the mean probability of the predicted option
+    probe        {DOMAIN: {SET: what `scored.alone` gives of the base model as the probe saw it, few-shot}}
+    cells        a list: id, domain, arm, seed, training (below, or null), sets: {SET: interval (over questions), and
+                 what `scored.beside_base` gives: n, accuracy, base_accuracy, rank_consistency, spearman, kendall, kl,
+                 reverse_kl, js (nats), agreement, right_to_wrong, wrong_to_right (counts), letters (answers by place),
+                 commonest_place (the largest share of them), letters_from_true, letters_from_base (total variation
+                 from the true answers' and the base's letters), confidence (mean probability of the predicted option),
+                 calibration_error, brier, knowledge: {CLASS of the base's: n, accuracy, kept}}; what compares does so
+                 with the base model as the probe saw it
+                 training: n, recall (share of its training questions that it answers as it was taught), accuracy,
+                 kept (share with the base's answer), probability (of the taught answer, mean)
     exp1         chance: {SET: accuracy of guessing}
                  questions: {SET: distinct (over all domains), by_domain: {DOMAIN: n}}
                  accuracy: {ARM: {SET: accuracy, interval, by_domain: {DOMAIN: accuracy, interval, seeds}}}
-                 differences: {"HAR-INC": {SET: difference, interval, by_domain, paper (its mean, other models)}}
-    consistency  {ARM: {SET: rank_consistency, kl, agreement, right_to_wrong, wrong_to_right (shares),
-                 commonest_place, confidence}}: cells averaged over seeds, then over domains
+                 best: {SET: arm (of those tuned), clear: whether it is ahead of every other one, Holm}
+                 differences: {"HAR-INC": {SET: difference, interval, p, p_holm (over all of them and all test sets),
+                 detectable (smallest true difference that is told from 0 four times in five), beyond_domains (interval
+                 for domains like these), paper (its mean, other models), by_domain: {DOMAIN: difference, interval, p,
+                 detectable, seeds, mcnemar (exact p a seed)}}}
+    consistency  {ARM: {SET: the numbers of `scored.MEASURES`}}: cells averaged over seeds, then over domains; the flips
+                 as shares of the questions
+    knowledge    {ARM: {SET: {CLASS: accuracy, kept}}}: averaged in the same way
+    training     {ARM: recall, accuracy, kept, probability}: averaged in the same way
     exp3         {ARM: share of the base's own answers} of the arms that mix them with the true ones; may be empty
-    exp4         {SET: cells, partial_spearman or null, reason or null}: over the cells of exp3, where there are any
+    exp4         {SET: what `exp4.association` gives}: over the cells of exp3, where there are any
 
 An arm without scores is left out, in a domain too. How the intervals are drawn: `jaxift.analysis.exp1`.
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
-from jaxift.analysis import consistency, exp1
-from jaxift.analysis.statistics import partial_spearman, percentile_interval
+from jaxift.analysis import consistency, exp1, exp4
+from jaxift.analysis.scored import MEASURES, Scored, alone, beside_base
+from jaxift.analysis.statistics import holm, percentile_interval
 from jaxift.arms import contrasts, mixtures
 from jaxift.artifacts import RunDirectory
 from jaxift.config import BASE, TEST_SETS, Cell, StudyConfig
 from jaxift.errors import UserError
 
 FILE = "analysis.json"
-FEWEST_CELLS = 5  # a partial correlation of fewer points says nothing
-BESIDE_THE_BASE = (
-    "rank_consistency", "kl", "agreement", "right_to_wrong", "wrong_to_right", "commonest_place", "confidence",
-)  # fmt: skip
 Rows = list[dict[str, Any]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Scored:
-    """A model's answers to N questions with at most K options: log-probabilities [N, K], prediction and verdict [N]."""
-
-    log_probs: NDArray[np.float64]
-    pred: NDArray[np.int64]
-    correct: NDArray[np.bool_]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,17 +71,24 @@ def analyze(config: StudyConfig, run: RunDirectory, cells: Sequence[Cell]) -> li
     probed = _probed(config, run, cells)
     if not probed:
         raise UserError(f"{run.root}: no domain has been probed; run the probe stage first")
-    entries = {cell: {"id": cell.id, **dataclasses.asdict(cell), "sets": {}} for cell in cells}
+    entries = {
+        cell: {"id": cell.id, **dataclasses.asdict(cell), "sets": {}, "training": _training(run, cell)}
+        for cell in cells
+    }
     result = {"study": _study(config), "settings": config.analyze.model_dump(), "missing": _missing(config, cells)}
-    result["exp1"] = {"chance": {}, "questions": {}, "accuracy": {}, "differences": {}}
+    result["probe"] = {name: {} for name in probed}
+    result["exp1"] = {"chance": {}, "questions": {}, "accuracy": {}, "best": {}, "differences": {}}
     for test_set in TEST_SETS:
         scores = {name: _load(run, name, test_set, [c for c in cells if c.domain == name]) for name in probed}
-        _analyze_set(config, test_set, scores, result["exp1"], entries)
-    result["cells"] = list(entries.values())
-    result["consistency"] = _mean_consistency(result["cells"])
+        _analyze_set(config, test_set, scores, result, entries)
+    _correct(result["exp1"]["differences"])
+    rows = result["cells"] = list(entries.values())
+    result["consistency"] = _by_arm(rows, lambda entry: _each_set(entry, _measures))
+    result["knowledge"] = _by_arm(rows, lambda entry: _each_set(entry, _known))
+    result["training"] = _by_arm(rows, lambda entry: entry["training"])
     result["exp3"] = mixtures(config.build.arms)
-    counted = [entry for entry in result["cells"] if entry["arm"] in (result["exp3"] or config.build.arms)]
-    result["exp4"] = {test_set: _exp4(counted, test_set) for test_set in TEST_SETS}
+    counted = [entry for entry in rows if entry["arm"] in (result["exp3"] or config.build.arms)]
+    result["exp4"] = {test_set: _exp4(config, counted, test_set) for test_set in TEST_SETS}
     run.write_json(FILE, result)
     return [FILE]
 
@@ -94,6 +101,7 @@ def _study(config: StudyConfig) -> dict[str, Any]:
         "prompt": config.probe.prompt,
         "formulation": config.probe.formulation,
         "shots": config.probe.shots,
+        "threshold": config.probe.threshold,
         "seeds": list(config.seeds),
         "domains": [domain.name for domain in config.domains],
         "arms": list(config.build.arms),
@@ -121,44 +129,75 @@ def _missing(config: StudyConfig, cells: Sequence[Cell]) -> list[str]:
 def _load(run: RunDirectory, domain: str, test_set: str, cells: Iterable[Cell]) -> DomainScores:
     """Reads a domain's probe and its cells' scores, in the probe's order of questions."""
     path = f"probe/{domain}/{test_set}.parquet"
-    probe = run.read_rows(path)
-    if not probe:
+    probe = run.read_table(path)
+    if not len(probe):
         raise UserError(f"{run.root / path}: holds no question; give the {test_set} set of {domain} at least one")
-    order = {row["id"]: number for number, row in enumerate(probe)}
+    ids = probe["id"].to_pylist()
+    order = {name: number for number, name in enumerate(ids)}
     if len(order) < len(probe):
         raise UserError(f"{run.root / path}: two questions share an id; make the ids of its sources unique")
-    contents = [(row["question"], tuple(row["options"]), row["gold"]) for row in probe]
+    texts = (probe[name].to_pylist() for name in ("question", "options", "gold"))
+    contents = [(question, tuple(options), gold) for question, options, gold in zip(*texts, strict=True)]
+    base = _scored(probe, str(run.root / path))
     scored = {}
     for cell in cells:
         cell_path = f"cells/{cell.id}/scores/{test_set}.parquet"
-        rows = sorted(run.read_rows(cell_path), key=lambda row: order.get(row["id"], -1))
-        if [_identity(row) for row in rows] != [_identity(row) for row in probe]:
+        table = run.read_table(cell_path)
+        if not table["id"].equals(probe["id"]):
+            places = np.array([order.get(name, -1) for name in table["id"].to_pylist()], dtype=np.int64)
+            table = table.take(np.argsort(places, kind="stable"))
+        if not table["id"].equals(probe["id"]) or _identity(table) != _identity(probe):
             raise UserError(f"{run.root / cell_path}: its questions are not those of {path}; run evaluate again")
-        scored[cell] = _scored(rows, str(run.root / cell_path))
-    return DomainScores(contents, _scored(probe, str(run.root / path)), scored)
+        scored[cell] = _scored(table, str(run.root / cell_path))
+    return DomainScores(contents, base, scored)
 
 
-def _identity(row: Mapping[str, Any]) -> tuple[str, int, int]:
-    """What the probe's and a cell's row of one question have in common."""
-    return row["id"], row["gold"], len(row["scores"])
+def _identity(table: pa.Table) -> tuple[list[int], list[int]]:
+    """What the probe's and a cell's answers to the same questions have in common: true options, numbers of options."""
+    return table["gold"].to_pylist(), _options(table)[1].tolist()
 
 
-def _scored(rows: Rows, source: str) -> Scored:
-    """Rows as arrays; raises UserError where a score is not a finite number.
+def _options(table: pa.Table) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """All questions' scores one after another, and how many each has."""
+    scores = table["scores"].combine_chunks()
+    return np.asarray(scores.flatten(), np.float64), np.asarray(scores.value_lengths(), np.int64)
+
+
+def _scored(table: pa.Table, source: str) -> Scored:
+    """A table as arrays; raises UserError where a score is not a finite number.
 
     Beliefs are the softmax of the scores, taken here in float64 and in logs, where no option underflows to zero.
     """
-    scores = [row["scores"] for row in rows]
-    broken = sum(not np.isfinite(np.asarray(row, dtype=np.float64)).all() for row in scores)
+    values, lengths = _options(table)
+    padded = np.full((len(lengths), int(lengths.max(initial=0))), np.nan)
+    present = np.arange(padded.shape[1]) < lengths[:, None]
+    padded[present] = values
+    broken = int(np.sum(~np.isfinite(padded).all(axis=1, where=present)))
     if broken:
         raise UserError(
             f"{source}: {broken} questions have scores that are not finite; where tuning diverged, tune again"
         )
+    pred, gold, correct = (np.asarray(table[name]) for name in ("pred", "gold", "correct"))
     return Scored(
-        consistency.log_softmax(consistency.pad_options(scores)),
-        np.array([row["pred"] for row in rows], dtype=np.int64),
-        np.array([row["correct"] for row in rows], dtype=bool),
+        consistency.log_softmax(padded), pred.astype(np.int64), gold.astype(np.int64), correct.astype(np.bool_)
     )
+
+
+def _training(run: RunDirectory, cell: Cell) -> dict[str, Any] | None:
+    """What a cell answers to the questions that it was trained on; None where it was not asked."""
+    path = f"cells/{cell.id}/scores/trained.parquet"
+    if not run.exists(path):
+        return None
+    table = run.read_table(path)
+    scored = _scored(table, str(run.root / path))
+    taught, base = (np.asarray(table[name]) for name in ("answer", "base_pred"))
+    return {
+        "n": len(taught),
+        "recall": float(np.mean(scored.pred == taught)),
+        "accuracy": float(scored.correct.mean()),
+        "kept": float(np.mean(scored.pred == base)),
+        "probability": float(np.exp(scored.log_probs[np.arange(len(taught)), taught]).mean()),
+    }
 
 
 def _answers(scores: Mapping[str, DomainScores]) -> dict[str, exp1.Answers]:
@@ -177,20 +216,26 @@ def _analyze_set(
     config: StudyConfig,
     test_set: str,
     scores: Mapping[str, DomainScores],
-    exp1_result: dict[str, Any],
+    result: dict[str, Any],
     entries: Mapping[Cell, dict[str, Any]],
 ) -> None:
-    """Adds one test set to the Exp-I tables and to the entries of the cells."""
-    options = config.analyze
+    """Adds one test set to the probe's part, to the Exp-I tables and to the entries of the cells."""
+    options, threshold, exp1_result = config.analyze, config.probe.threshold, result["exp1"]
     resampled = exp1.resample(_answers(scores), options.resamples, (options.seed, TEST_SETS.index(test_set)))
     for name, domain in scores.items():
+        result["probe"][name][test_set] = alone(domain.base)
         for number, (cell, scored) in enumerate(domain.cells.items(), start=1):
             interval = percentile_interval(resampled[name].draws[:, number], options.confidence)
-            entries[cell]["sets"][test_set] = {"interval": list(interval), **_beside_base(domain.base, scored)}
+            entries[cell]["sets"][test_set] = {
+                "interval": list(interval), **beside_base(domain.base, scored, threshold),
+            }  # fmt: skip
     for arm in (exp1.FEW_SHOT, BASE, *config.build.arms):
         summary = exp1.arm_accuracy(resampled, arm, options.confidence)
         if summary is not None:
             exp1_result["accuracy"].setdefault(arm, {})[test_set] = summary
+    best = exp1.best_arm(resampled, config.build.arms, options.confidence)
+    if best is not None:
+        exp1_result["best"][test_set] = best
     for pair in contrasts(config.build.arms):
         name, summary = "-".join(pair), exp1.arm_difference(resampled, pair, options.confidence)
         if summary is not None:
@@ -209,53 +254,54 @@ def _chance(scored: Scored) -> float:
     return float(np.mean(1 / np.sum(~np.isnan(scored.log_probs), axis=1)))
 
 
-def _beside_base(base: Scored, tuned: Scored) -> dict[str, Any]:
-    """One cell's accuracy on one test set, how its beliefs compare with the base's, and where they lean."""
-    right_to_wrong, wrong_to_right = consistency.flips(base.correct, tuned.correct)
+def _correct(differences: Mapping[str, Mapping[str, dict[str, Any]]]) -> None:
+    """Adds the p-values corrected for the number of differences and test sets."""
+    entries = [entry for sets in differences.values() for entry in sets.values()]
+    for entry, p in zip(entries, holm([entry["p"] for entry in entries]), strict=True):
+        entry["p_holm"] = p
+
+
+def _each_set(entry: Mapping[str, Any], part: Callable[[Mapping[str, Any]], dict[str, Any]]) -> dict[str, Any]:
+    return {test_set: part(entry["sets"][test_set]) for test_set in TEST_SETS}
+
+
+def _measures(found: Mapping[str, Any]) -> dict[str, float]:
+    """A cell's comparison with the base on one test set, its counts divided by the questions."""
     return {
-        "n": len(tuned.correct),
-        "accuracy": float(tuned.correct.mean()),
-        "base_accuracy": float(base.correct.mean()),
-        "rank_consistency": float(consistency.rank_consistency(base.log_probs, tuned.log_probs).mean()),
-        "kl": float(consistency.kl_divergence(base.log_probs, tuned.log_probs).mean()),
-        "agreement": float(np.mean(base.pred == tuned.pred)),
-        "right_to_wrong": right_to_wrong,
-        "wrong_to_right": wrong_to_right,
-        "commonest_place": float(np.bincount(tuned.pred).max() / len(tuned.pred)),
-        "confidence": float(np.exp(np.nanmax(tuned.log_probs, axis=1)).mean()),
+        name: found[name] / (found["n"] if name in ("right_to_wrong", "wrong_to_right") else 1) for name in MEASURES
     }
 
 
-def _mean_consistency(entries: Rows) -> dict[str, Any]:
-    """The comparison with the base per arm and test set: averaged over seeds, then over domains; flips as shares."""
-    result: dict[str, Any] = {}
+def _known(found: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """A cell's answers on one test set by what the base knew, without the counts, which all cells share."""
+    return {name: {key: each[key] for key in ("accuracy", "kept")} for name, each in found["knowledge"].items()}
+
+
+def _by_arm(entries: Rows, part: Callable[[Mapping[str, Any]], Any]) -> dict[str, Any]:
+    """A part of all cells' entries by arm: averaged over seeds, then over domains; left out where no cell has it."""
+    result = {}
     for arm in dict.fromkeys(entry["arm"] for entry in entries):
-        result[arm] = {}
-        for test_set in TEST_SETS:
-            by_domain: dict[str, list[list[float]]] = {}
-            for entry in entries:
-                if entry["arm"] == arm:
-                    by_domain.setdefault(entry["domain"], []).append(_shares(entry["sets"][test_set]))
-            means = np.mean([np.mean(seeds, axis=0) for seeds in by_domain.values()], axis=0)
-            result[arm][test_set] = dict(zip(BESIDE_THE_BASE, means.tolist(), strict=True))
+        by_domain: dict[str, list[Any]] = {}
+        for entry in entries:
+            found = part(entry) if entry["arm"] == arm else None
+            if found is not None:
+                by_domain.setdefault(entry["domain"], []).append(found)
+        if by_domain:
+            result[arm] = _mean([_mean(seeds) for seeds in by_domain.values()])
     return result
 
 
-def _shares(entry: Mapping[str, Any]) -> list[float]:
-    """A cell's comparison with the base, in the order of BESIDE_THE_BASE, its counts divided by the questions."""
-    return [entry[name] / (entry["n"] if name.endswith(("_wrong", "_right")) else 1) for name in BESIDE_THE_BASE]
+def _mean(found: Sequence[Any]) -> Any:
+    """The mean of numbers, or of mappings of numbers by key, over those that have it."""
+    if not isinstance(found[0], Mapping):
+        return float(np.mean(found))
+    names = dict.fromkeys(name for each in found for name in each)
+    return {name: _mean([each[name] for each in found if name in each]) for name in names}
 
 
-def _exp4(entries: Rows, test_set: str) -> dict[str, Any]:
-    """Does a tuned model that kept the base's ranking answer better? The partial correlation over tuned cells."""
-    tuned = [entry["sets"][test_set] for entry in entries]
-    columns = ([entry[name] for entry in tuned] for name in ("rank_consistency", "accuracy", "base_accuracy"))
-    value, reason = None, None
-    if len(tuned) < FEWEST_CELLS:
-        reason = f"{len(tuned)} tuned cells; at least {FEWEST_CELLS} are needed"
-    else:
-        try:
-            value = partial_spearman(*columns)
-        except ValueError:
-            reason = "rank consistency or accuracy does not vary beyond the base's accuracy"
-    return {"cells": len(tuned), "partial_spearman": value, "reason": reason}
+def _exp4(config: StudyConfig, entries: Rows, test_set: str) -> dict[str, Any]:
+    """Does a tuned model that kept the base's ranking answer better?"""
+    columns = ("rank_consistency", "accuracy", "base_accuracy")
+    points = [exp4.Point(entry["domain"], *(entry["sets"][test_set][name] for name in columns)) for entry in entries]
+    options, number = config.analyze, TEST_SETS.index(test_set)
+    return exp4.association(points, options.resamples, options.confidence, (options.seed, number, 4))

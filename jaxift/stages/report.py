@@ -19,13 +19,13 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from jaxift.analysis import summary, tables
 from jaxift.analysis.exp1 import FEW_SHOT
 from jaxift.artifacts import RunDirectory
 from jaxift.config import BASE, Cell, StudyConfig
+from jaxift.reporting import summary, tables
 
 ANALYSIS = "analysis.json"
-TEMPLATES = Path(__file__).parent / "templates"
+TEMPLATES = Path(__file__).parents[1] / "reporting" / "templates"
 INK = "#010203"  # stands for the page's text colour until the SVG is written
 FONT = "DejaVu Sans"  # ships with matplotlib, so text is measured alike everywhere
 COLOURS = {"HAR": "#2f8f83", "INC": "#d0643b", "SELF": "#8b6fc6"}  # readable on white and on near-black
@@ -80,7 +80,7 @@ def exp1_table(analysis: Mapping[str, Any]) -> RichTable:
     """The Exp-I table for the terminal: accuracy of the base and of every arm, then the differences."""
     level = f"{100 * analysis['settings']['confidence']:g} %"
     title = f"Exp-I: accuracy in %, differences in points, {level} intervals"
-    table = RichTable(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 2, 0, 0), pad_edge=False)
+    table = RichTable(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("", no_wrap=True)
     for label in tables.LABELS.values():
         table.add_column(label, justify="right", no_wrap=True)

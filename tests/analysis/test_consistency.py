@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy import stats
+from scipy.spatial.distance import jensenshannon
 from scipy.special import log_softmax as scipy_log_softmax
 from scipy.special import rel_entr
 
@@ -58,6 +59,53 @@ def test_kl_equals_scipy(tied):
     assert consistency.kl_divergence(*logs) == pytest.approx(expected, abs=1e-12)
 
 
+def defined(value):
+    """A correlation, 0 where a row is constant."""
+    return 0.0 if math.isnan(value) else value
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.filterwarnings("ignore:An input array is constant")
+def test_spearman_and_kendall_equal_scipy(tied):
+    base = ragged(np.random.default_rng([6, tied]), 200, tied)
+    tuned = [np.random.default_rng([7, len(row)]).permutation(row).tolist() for row in base]
+    padded = [consistency.pad_options(rows) for rows in (base, tuned)]
+    rows = list(zip(base, tuned, strict=True))
+    expected = [defined(stats.spearmanr(p, q).statistic) for p, q in rows]
+    assert consistency.spearman(*padded) == pytest.approx(expected, abs=1e-12)
+    expected = [defined(stats.kendalltau(p, q).statistic) for p, q in rows]
+    assert consistency.kendall(*padded) == pytest.approx(expected, abs=1e-12)
+    expected = [stats.rankdata(-np.array(row)).tolist() for row in base]
+    assert [row[~np.isnan(row)].tolist() for row in consistency.average_ranks(padded[0])] == expected
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_js_equals_scipy_and_is_symmetric(tied):
+    base = ragged(np.random.default_rng(8), 200, tied)
+    tuned = [np.random.default_rng([9, len(row)]).normal(size=len(row)).tolist() for row in base]
+    logs = [consistency.log_softmax(consistency.pad_options(rows)) for rows in (base, tuned)]
+    expected = [
+        jensenshannon(np.exp(scipy_log_softmax(p)), np.exp(scipy_log_softmax(q))) ** 2
+        for p, q in zip(base, tuned, strict=True)
+    ]
+    assert consistency.js_divergence(*logs) == pytest.approx(expected, abs=1e-12)
+    assert consistency.js_divergence(*logs[::-1]) == pytest.approx(expected, abs=1e-12)
+
+
+def test_known_cases_of_the_other_measures():
+    scores = consistency.log_softmax([[0.3, 2.0, -1.0, 0.5], [1.0, 0.0, -5.0, 2.0]])
+    for measure in (consistency.spearman, consistency.kendall):
+        assert measure(scores, scores) == pytest.approx([1, 1])
+        assert measure(scores, -scores) == pytest.approx([-1, -1])
+        assert measure(scores, np.zeros_like(scores)).tolist() == [0, 0]
+    assert consistency.js_divergence(scores, scores) == pytest.approx([0, 0], abs=1e-15)
+    with np.errstate(divide="ignore"):
+        apart = np.log([[1.0, 0.0]]), np.log([[0.0, 1.0]])
+    assert consistency.js_divergence(*apart) == pytest.approx([math.log(2)])
+    assert consistency.total_variation([3, 1], [6, 2]) == 0
+    assert consistency.total_variation([1, 0], [0, 5]) == 1
+
+
 @pytest.mark.parametrize("tied", [False, True])
 def test_dense_ranks_equal_scipy(tied):
     rows = ragged(np.random.default_rng(4), 100, tied)
@@ -106,7 +154,9 @@ def test_padding_changes_nothing():
     logs = [consistency.log_softmax(rows) for rows in (base, tuned)]
     padded_logs = [consistency.log_softmax(rows) for rows in padded]
     assert padded[0].shape == (50, 9)
-    assert consistency.rank_consistency(*padded) == pytest.approx(consistency.rank_consistency(base, tuned))
+    for measure in (consistency.rank_consistency, consistency.spearman, consistency.kendall):
+        assert measure(*padded) == pytest.approx(measure(base, tuned))
+    assert consistency.js_divergence(*padded_logs) == pytest.approx(consistency.js_divergence(*logs))
     assert consistency.kl_divergence(*padded_logs) == pytest.approx(consistency.kl_divergence(*logs))
 
 
@@ -129,3 +179,12 @@ def test_real_beliefs_of_the_release(domain):
     expected = np.mean([rel_entr(p, q).sum() for p, q in zip(base, other, strict=True)])
     assert consistency.kl_divergence(np.log(base), np.log(other)).mean() == pytest.approx(expected, abs=1e-9)
     assert consistency.rank_consistency(base, base) == pytest.approx(np.ones(len(base)))
+    rows = list(zip(base, other, strict=True))
+    assert consistency.spearman(base, other) == pytest.approx(
+        [defined(stats.spearmanr(p, q).statistic) for p, q in rows]
+    )
+    assert consistency.kendall(base, other) == pytest.approx(
+        [defined(stats.kendalltau(p, q).statistic) for p, q in rows]
+    )
+    expected = [jensenshannon(p, q) ** 2 for p, q in rows]
+    assert consistency.js_divergence(np.log(base), np.log(other)) == pytest.approx(expected, abs=1e-6)  # scipy rescales

@@ -1,12 +1,16 @@
 """The bootstrap's properties and the partial correlation against a slow reference."""
 
+import math
 from fractions import Fraction
 
 import numpy as np
 import pytest
 from scipy import stats
+from statsmodels.regression.linear_model import OLS
+from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.tools import add_constant
 
-from jaxift.analysis import exp1, statistics
+from jaxift.analysis import exp1, exp4, statistics
 
 
 def slow_partial_spearman(x, y, control):
@@ -96,15 +100,6 @@ def test_pairing_narrows_the_difference_of_like_answers():
     assert summaries[0.0] == pytest.approx(1, abs=0.1)
 
 
-def test_interval_covers_the_truth():
-    truth, hits = 0.6, 0
-    for trial in range(200):
-        answers = {"d": make_answers(np.random.default_rng([9, trial]), 150, 0.5)}
-        low, high = exp1.arm_accuracy(exp1.resample(answers, 300, (0, 0)), "HAR", 0.9)["interval"]
-        hits += low <= truth <= high
-    assert 0.84 <= hits / 200 <= 0.96
-
-
 def test_seeds_that_disagree_widen_the_interval():
     rng = np.random.default_rng(3)
     easy, hard = rng.random(400) < 0.8, rng.random(400) < 0.4
@@ -155,10 +150,159 @@ def test_resampled_means_equal_a_loop():
                 assert means[row, cell] == pytest.approx(slow)
 
 
-def test_one_seed_is_not_resampled():
-    columns = np.random.default_rng(0).random((20, 1))
-    assert (statistics.resample_seed_mean(columns, np.random.default_rng(1).random((20, 3))) == columns[:, 0]).all()
-
-
 def test_percentile_interval_of_an_even_spread():
     assert statistics.percentile_interval(np.arange(101) / 100, 0.9) == pytest.approx((0.05, 0.95))
+
+
+def test_mcnemar_is_the_binomial_of_the_disagreements():
+    before = np.array([1] * 8 + [0] * 2 + [1] * 30 + [0] * 20, bool)
+    after = np.array([0] * 8 + [1] * 2 + [1] * 30 + [0] * 20, bool)
+    expected = 2 * sum(math.comb(10, k) for k in range(3)) / 2**10
+    assert statistics.mcnemar(before, after) == pytest.approx(expected)
+    assert statistics.mcnemar(before, after) == pytest.approx(mcnemar([[30, 8], [2, 20]], exact=True).pvalue)
+    assert statistics.mcnemar(before, before) == 1.0
+
+
+def test_holm_equals_its_definition():
+    assert statistics.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert statistics.holm([]) == []
+
+
+def test_estimate_of_one_seed_is_the_bootstrap_alone():
+    values = (np.random.default_rng(0).random((200, 1)) < 0.4).astype(float)
+    draws = np.random.default_rng(1).normal(0.4, 0.03, 2000)
+    found = statistics.estimate(0.4, draws, [values], 200)
+    assert found.error == pytest.approx(np.std(draws, ddof=1))
+    assert found.freedom == pytest.approx(199)
+    assert found.p_value < 1e-9
+    low, high = found.interval(0.95)
+    assert high - low == pytest.approx(2 * 1.972 * found.error, rel=1e-3)
+
+
+def test_seed_variance_equals_the_analysis_of_variance():
+    rng = np.random.default_rng(2)
+    values = rng.normal(size=(40, 1)) + rng.normal(0, 0.5, size=3) + rng.normal(size=(40, 3))
+    rows = [(i, j) for i in range(40) for j in range(3)]
+    design = np.array([[float(i == a) for a in range(1, 40)] + [float(j == b) for b in (1, 2)] for i, j in rows])
+    fitted = OLS(values.reshape(-1), add_constant(design)).fit()
+    without = OLS(values.reshape(-1), add_constant(design[:, :39])).fit()
+    between, within = (without.ssr - fitted.ssr) / 2, fitted.ssr / fitted.df_resid
+    variance, uncertainty = statistics.seed_variance(values)
+    assert variance == pytest.approx((between - within) / 120)
+    assert uncertainty == pytest.approx((between**2 / 2 + within**2 / fitted.df_resid) / 120**2)
+
+
+def test_smallest_detectable_difference_is_found_four_times_in_five():
+    found = statistics.Estimate(0.0, 0.02, 300.0)
+    truth = found.detectable(0.95, 0.8)
+    drawn = np.random.default_rng(3).normal(truth, 0.02, 20_000)
+    share = np.mean([statistics.Estimate(each, 0.02, 300.0).p_value < 0.05 for each in drawn[:4000]])
+    assert share == pytest.approx(0.8, abs=0.02)
+
+
+def test_best_arm_is_clear_only_where_it_is_ahead_of_all():
+    rng = np.random.default_rng(4)
+    easy = rng.random(800) < 0.7
+    keys = (("HAR", 0), ("INC", 0), ("SELF", 0))
+    for rivals, clear in (
+        ((easy & (rng.random(800) < 0.6), easy & (rng.random(800) < 0.7)), True),
+        ((easy, easy), False),
+    ):
+        answers = exp1.Answers(np.arange(800), keys, np.stack([easy, *rivals], axis=1))
+        found = exp1.best_arm(exp1.resample({"d": answers}, 500, (0, 0)), ("HAR", "INC", "SELF"), 0.95)
+        assert found == {"arm": "HAR", "clear": clear}
+
+
+def made_up_points(slope, noise, seed=0):
+    rng = np.random.default_rng(seed)
+    points = []
+    for domain in range(4):
+        base = 0.4 + 0.05 * domain
+        for kept in np.linspace(0.2, 0.8, 8):
+            points.append(exp4.Point(str(domain), kept, base + slope * kept + noise * rng.normal(), base))
+    return points
+
+
+def test_exp4_finds_a_slope_and_says_how_sure_it_is():
+    found = exp4.association(made_up_points(0.3, 0.01), 300, 0.95, (0,))
+    assert found["partial_spearman"] > 0.9
+    assert found["interval"][0] > 0.8
+    assert found["within"]["spearman"] > 0.9
+    assert found["within"]["p"] < 0.001
+    low, high = found["mixed"]["interval"]
+    assert low < 0.3 < high
+    assert high - low < 0.1
+    assert found == exp4.association(made_up_points(0.3, 0.01), 300, 0.95, (0,))
+
+
+def test_exp4_within_domains_is_not_misled_by_differences_between_them():
+    points = [
+        exp4.Point(p.domain, p.rank_consistency + float(p.domain), p.accuracy, 0.5) for p in made_up_points(0, 0.02)
+    ]
+    found = exp4.association(points, 100, 0.95, (0,))
+    assert found["partial_spearman"] > 0.7  # consistency and accuracy both rise from domain to domain
+    assert abs(found["within"]["spearman"]) < 0.4
+    assert found["within"]["p"] > 0.05
+
+
+def test_exp4_p_values_are_uniform_where_there_is_nothing():
+    drawn = [[point for point in made_up_points(0, 0.02, seed) if point.domain < "2"] for seed in range(150)]
+    found = [exp4.association(points, 2, 0.95, (seed,))["within"]["p"] for seed, points in enumerate(drawn)]
+    assert stats.kstest(found, "uniform").pvalue > 0.01
+
+
+def simulated(rng, domains, seeds, items, seed_spread, difference):
+    """Two arms' answers by a logistic model: items are hard or easy, arms differ, and so do seeds."""
+    answers, keys = {}, tuple((arm, seed) for arm in ("HAR", "INC") for seed in range(seeds))
+    for domain in range(domains):
+        skill = (
+            rng.normal(size=(items, 1)) + np.repeat([difference, 0.0], seeds) + rng.normal(0, seed_spread, 2 * seeds)
+        )
+        correct = rng.random((items, 2 * seeds)) < 1 / (1 + np.exp(-skill))
+        answers[str(domain)] = exp1.Answers(np.arange(items) + domain * items, keys, correct)
+    return exp1.resample(answers, 100, (0, 0))
+
+
+def expected_accuracy(seed_spread, skill):
+    drawn = np.random.default_rng(0).normal(0, np.hypot(1, seed_spread), 500_000)
+    return float(np.mean(1 / (1 + np.exp(-(skill + drawn)))))
+
+
+TRIALS = 1000
+SETTINGS = {  # domains, seeds, questions, spread of seeds: what must come out, in percent of simulations
+    "one seed": ((1, 1, 150, 0.0), (93, 97)),
+    "four domains": ((4, 1, 100, 0.0), (93, 97)),
+    "four domains, three seeds that differ": ((4, 3, 100, 0.3), (93, 97)),
+    "three seeds that differ": ((1, 3, 150, 0.3), (92, 97)),
+    "five seeds that differ": ((1, 5, 150, 0.3), (93, 97)),
+    "two seeds that do not differ": ((4, 2, 100, 0.0), (94, 99.5)),  # two seeds tell little: wider than need be
+    "two seeds that differ": ((1, 2, 150, 0.3), (89, 97)),  # and without other domains, often too narrow
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", SETTINGS)
+def test_intervals_cover_the_truth_as_often_as_they_say(case):
+    (domains, seeds, items, spread), (fewest, most) = SETTINGS[case]
+    one, other = expected_accuracy(spread, 0.3), expected_accuracy(spread, 0.0)
+    hits = np.zeros(2)
+    for trial in range(TRIALS):
+        resampled = simulated(np.random.default_rng([9, trial]), domains, seeds, items, spread, 0.3)
+        found = exp1.arm_accuracy(resampled, "HAR", 0.95), exp1.arm_difference(resampled, ("HAR", "INC"), 0.95)
+        bounds = [each["interval"] for each in found]
+        hits += [low <= truth <= high for (low, high), truth in zip(bounds, (one, one - other), strict=True)]
+    assert (100 * hits / TRIALS >= fewest).all(), hits / TRIALS
+    assert (100 * hits / TRIALS <= most).all(), hits / TRIALS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("domains", "seeds", "spread"), [(1, 1, 0.0), (4, 1, 0.0), (4, 3, 0.3), (1, 5, 0.3)])
+def test_paired_tests_rarely_cry_wolf(domains, seeds, spread):
+    wrong = np.zeros(2)
+    for trial in range(1000):
+        resampled = simulated(np.random.default_rng([10, trial]), domains, seeds, 150, spread, 0.0)
+        found = exp1.arm_difference(resampled, ("HAR", "INC"), 0.95)
+        wrong += [found["p"] < 0.05, found["by_domain"]["0"]["mcnemar"][0] < 0.05]
+    assert wrong[0] / 1000 <= 0.06, wrong
+    if spread == 0:  # McNemar's test speaks of these two models alone
+        assert wrong[1] / 1000 <= 0.06, wrong

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 from scipy import stats
+from scipy.spatial.distance import jensenshannon
 
 from jaxift.analysis.statistics import partial_spearman
 from jaxift.artifacts import RunDirectory
@@ -77,6 +78,10 @@ def write_study(run, config, cells):
                 rng = np.random.default_rng([size, *cell.id.encode()])
                 rows = [answer(rng, *item, SKILL.get(cell.arm, 0.8)) for item in items]
                 run.write_rows(f"cells/{cell.id}/scores/{split}.parquet", rows[::-1])
+                if cell.arm != BASE:
+                    taught = [{"answer": row["gold"] if cell.arm != "SELF" else 1, "base_pred": 1} for row in rows]
+                    rows = [row | more for row, more in zip(rows, taught, strict=True)]
+                    run.write_rows(f"cells/{cell.id}/scores/trained.parquet", rows)
         for seed in config.seeds:
             arms = {arm: {"items": 20, "letters": {"A": 15, "B": 5}} for arm in ARMS}
             run.finish(f"arms/{domain.name}/s{seed}", "key", [], arms=arms, qualifying={"HAR": 25, "INC": 20})
@@ -95,20 +100,67 @@ def rows_by_id(run, path):
     return {row["id"]: row for row in run.read_rows(path)}
 
 
+def slow_tau(p, q):
+    return np.nan_to_num(stats.kendalltau(p, q).statistic)
+
+
+def slow_ece(rows):
+    """Guo et al. 2017, bin by bin."""
+    total = 0
+    for number in range(10):
+        low, high = number / 10, (number + 1) / 10
+        inside = [row for row in rows if low < row["pred_prob"] <= high]
+        if inside:
+            gap = np.mean([row["correct"] for row in inside]) - np.mean([row["pred_prob"] for row in inside])
+            total += len(inside) / len(rows) * abs(gap)
+    return total
+
+
+def shares(places):
+    return np.bincount(places, minlength=5) / len(places)
+
+
+def slow_knowledge(base, tuned):
+    classes = {}
+    for name, row in base.items():
+        kind = ("right" if row["correct"] else "wrong") + (", sure" if row["pred_prob"] > 0.5 else ", unsure")
+        classes.setdefault(kind, []).append((row, tuned[name]))
+    return {
+        kind: {
+            "n": len(pairs),
+            "accuracy": np.mean([after["correct"] for _, after in pairs]),
+            "kept": np.mean([before["pred"] == after["pred"] for before, after in pairs]),
+        }
+        for kind, pairs in classes.items()
+    }
+
+
 def slow_metrics(run, cell, test_set):
     """The protocol's definitions, item by item."""
     base = rows_by_id(run, f"probe/{cell.domain}/{test_set}.parquet")
     tuned = rows_by_id(run, f"cells/{cell.id}/scores/{test_set}.parquet")
-    ranks, kls = [], []
+    ranks, kls, others = [], [], []
     for name, row in base.items():
         p, q = row["probs"], tuned[name]["probs"]
         ranks.append(stats.pearsonr(stats.rankdata(-np.array(p), "dense"), stats.rankdata(-np.array(q), "dense"))[0])
         kls.append(sum(a * math.log(a / b) for a, b in zip(p, q, strict=True)))
+        reverse = sum(b * math.log(b / a) for a, b in zip(p, q, strict=True))
+        js = jensenshannon(p, q) ** 2
+        others.append((stats.spearmanr(p, q).statistic, slow_tau(p, q), reverse, js))
+    letters = {which: shares([row[which] for row in tuned.values()]) for which in ("pred", "gold")}
+    before = shares([row["pred"] for row in base.values()])
+    briers = [sum((p - (k == row["gold"])) ** 2 for k, p in enumerate(row["probs"])) for row in tuned.values()]
     return {
         "n": len(base),
         "accuracy": np.mean([row["correct"] for row in tuned.values()]),
         "base_accuracy": np.mean([row["correct"] for row in base.values()]),
         "rank_consistency": np.mean(ranks),
+        **dict(zip(("spearman", "kendall", "reverse_kl", "js"), np.mean(others, axis=0), strict=True)),
+        "letters": np.round(letters["pred"] * len(tuned)).tolist(),
+        "letters_from_true": np.abs(letters["pred"] - letters["gold"]).sum() / 2,
+        "letters_from_base": np.abs(letters["pred"] - before).sum() / 2,
+        "calibration_error": slow_ece(tuned.values()),
+        "brier": np.mean(briers),
         "kl": np.mean(kls),
         "agreement": np.mean([row["pred"] == tuned[name]["pred"] for name, row in base.items()]),
         "right_to_wrong": sum(row["correct"] and not tuned[name]["correct"] for name, row in base.items()),
@@ -127,7 +179,14 @@ def test_every_cell_agrees_with_the_slow_metrics(study):
             found = dict(entry["sets"][test_set])
             low, high = found.pop("interval")
             assert low <= found["accuracy"] <= high
-            assert found == pytest.approx(slow_metrics(run, cell, test_set), abs=1e-9)
+            known, letters = found.pop("knowledge"), found.pop("letters")
+            slow = slow_metrics(run, cell, test_set)
+            assert letters == slow.pop("letters")[: len(letters)]
+            assert found == pytest.approx(slow, abs=1e-9)
+            rows = (f"probe/{cell.domain}/{test_set}.parquet", f"cells/{cell.id}/scores/{test_set}.parquet")
+            expected = slow_knowledge(*(rows_by_id(run, path) for path in rows))
+            assert set(known) == set(expected)
+            assert all(known[name] == pytest.approx(expected[name]) for name in known)
 
 
 def test_exp1_is_the_macro_average_over_seeds_and_domains(study):

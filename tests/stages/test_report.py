@@ -9,10 +9,10 @@ import pytest
 from rich.console import Console
 from test_analyze import all_cells, make_config, write_study
 
-from jaxift.analysis import summary
 from jaxift.artifacts import RunDirectory
 from jaxift.config import BASE, Cell
 from jaxift.errors import UserError
+from jaxift.reporting import summary
 from jaxift.stages.analyze import analyze
 from jaxift.stages.report import escape_markdown, exp1_table, report
 

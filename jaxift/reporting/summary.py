@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jaxift.analysis.tables import LABELS, Analysis, estimate, percent
+from jaxift.reporting.tables import LABELS, Analysis, estimate, percent
 
 WORLD_NOTE = (
     "This study runs in the synthetic world. The world is a positive control, made so that the effect can appear; it "

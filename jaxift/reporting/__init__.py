@@ -1,0 +1,1 @@
+"""What came out, for people: sentences, tables, figures, and one page; needs no JAX."""
