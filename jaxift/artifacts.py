@@ -91,7 +91,11 @@ class RunDirectory:
 
     def write_text(self, relative: str, text: str) -> None:
         """Writes a UTF-8 text file."""
-        self.path(relative).write_bytes(text.encode())
+        self.write_bytes(relative, text.encode())
+
+    def write_bytes(self, relative: str, content: bytes) -> None:
+        """Writes a file."""
+        self.path(relative).write_bytes(content)
 
     def read_text(self, relative: str) -> str:
         """Reads a UTF-8 text file; raises UserError where it is missing."""

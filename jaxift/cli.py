@@ -256,10 +256,10 @@ def _study(config: StudyConfig, stages: tuple[str, ...] | None, how: How) -> Non
 
 
 def _print_findings(run: RunDirectory, console: Console) -> None:
-    from jaxift.stages.report import exp1_table
+    from jaxift.reporting.tables import terminal
 
     analysis: dict[str, Any] = run.read_json("analysis.json")
-    table = exp1_table(analysis)
+    table = terminal(analysis)
     # as wide as it is: numbers that are cut off help nobody, on a narrow terminal or in a log
     width = Measurement.get(console, console.options.update(max_width=1000), table).maximum
     Console(width=max(console.width, width)).print(table)

@@ -341,18 +341,18 @@ class Units:
 
     def _analyze_unit(self) -> Unit:
         found = [cell for cell in cells(self.config) if self._is_current(cell)]
-        if not found:
+        probes = [f"probe/{domain}" for domain in self._domains]
+        scored = [cell for cell in cells(self.config) if self.run.manifest(f"cells/{cell.id}/evaluate")]
+        if not found and (scored or not any(map(self.run.manifest, probes))):
             raise UserError(
                 f"{self.run.root}: no cell is evaluated with the present settings yet; run `jaxift evaluate` first"
             )
-        probes = [f"probe/{domain}" for domain in self._domains]
         inputs = {
             "the scores": [self.run.outputs(f"cells/{cell.id}/evaluate") for cell in found],
             "the probe": [self.run.outputs(unit) for unit in probes if self.run.manifest(unit)],
             "the study": self.config.model_dump(include={"name", "model", "seeds", "probe", "analyze"}),
             "the cells": [cell.id for cell in cells(self.config)],
         }
-        scored = [cell for cell in cells(self.config) if self.run.manifest(f"cells/{cell.id}/evaluate")]
         left, note = len(scored) - len(found), {}
         if left:
             note["note"] = f"{left} cells have scores made with other settings, or of other arms; they are left out"

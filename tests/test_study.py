@@ -1,6 +1,7 @@
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from jaxift.artifacts import RunDirectory
-from jaxift.config import StudyConfig, dump_study, parse_study
+from jaxift.config import BASE, StudyConfig, dump_study, parse_study
 from jaxift.console import Reporter
 from jaxift.errors import UserError
 from jaxift.forecast import forecast, show
@@ -81,7 +82,26 @@ def test_a_study_leaves_every_file_that_its_layout_promises(finished):
         p.name for p in root.iterdir()
     }
     for cell in cells(finished[0]):
-        assert {p.stem for p in (root / "cells" / cell.id / "scores").iterdir()} == set(SCORES)
+        trained = set() if cell.arm == BASE else {"trained"}
+        assert {p.stem for p in (root / "cells" / cell.id / "scores").iterdir()} == {*SCORES, *trained}
+
+
+def test_tuned_models_are_asked_what_they_were_trained_on(finished):
+    run = RunDirectory.open(finished[0].run_path)
+    for arm in ("HAR", "INC", "SELF"):
+        items = run.read_jsonl(f"arms/medicine/s0/{arm}.jsonl")
+        rows = run.read_rows(f"cells/medicine-{arm}-s0/scores/trained.parquet")
+        assert [(row["id"], row["gold"], row["base_pred"], row["answer"]) for row in rows] == [
+            (item["id"], item["gold"], item["pred"], item["answer"]) for item in items
+        ]
+    found = run.read_json("analysis.json")["training"]["HAR"]
+    rows = run.read_rows("cells/medicine-HAR-s0/scores/trained.parquet")
+    assert found["recall"] == found["accuracy"] == sum(row["pred"] == row["answer"] for row in rows) / len(rows)
+
+
+def test_what_was_spent_is_told(finished):
+    page = Path(finished[0].run_path, "report.md").read_text()
+    assert all(f"| {stage} (" in page for stage in ("probe", "tune", "evaluate"))
 
 
 def test_the_resolved_study_is_stored_and_runs_again(finished):
@@ -158,12 +178,32 @@ def test_stages_run_one_by_one_give_the_study(finished, questions, tmp_path):
     assert contents(config) == contents(finished[0])
 
 
-def test_analysis_and_report_need_neither_model_nor_questions(finished, tmp_path):
+def test_analysis_and_report_need_neither_jax_nor_model_nor_questions(finished, tmp_path):
     config, _ = finished
+    copy = tmp_path / "copy"
+    shutil.copytree(config.run_path, copy)
     moved = config.model_copy(
-        update={"data_dir": "/absent", "model": config.model.model_copy(update={"path": "/absent"})}
-    )
-    assert "report" in execute(moved, ("analyze", "report"))
+        update={
+            "data_dir": "/absent", "model": config.model.model_copy(update={"path": "/absent"}), "run_dir": str(copy),
+        }
+    )  # fmt: skip
+    before = contents(moved)
+    (copy / "study.yaml").write_text(dump_study(moved))
+    for made in ("analysis.json", "analysis.manifest.json", "report.manifest.json", "report.html"):
+        (copy / made).unlink()
+    blocked = "import sys; sys.modules |= dict.fromkeys(('jax', 'jaxlib', 'flax', 'optax', 'orbax'))"
+    code = f"{blocked}; from jaxift.cli import main; sys.exit(main(['report', {str(copy)!r}]))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (copy / "report.html").exists()
+    after = contents(moved)
+    assert {name: text for name, text in after.items() if name != "analysis.json"} == {
+        name: text for name, text in before.items() if name != "analysis.json"
+    }
+    told = [json.loads(each["analysis.json"]) for each in (before, after)]
+    for each in told:
+        each["study"].pop("model")
+    assert told[0] == told[1]
 
 
 def test_a_file_that_is_gone_is_named_as_the_reason(questions, tmp_path):
@@ -186,7 +226,7 @@ def test_some_cells_alone_are_tuned_and_evaluated(questions, tmp_path):
     execute(config, only=("*-INC-s0", "medicine-BASE"))
     assert {path.name for path in (tmp_path / "run/cells").iterdir()} == {"medicine-INC-s0", "medicine-BASE"}
     assert not (tmp_path / "run/manifest.json").exists()
-    assert "HAR" in (tmp_path / "run/report.md").read_text().split("## Missing")[1]
+    assert "HAR" in (tmp_path / "run/report.md").read_text().split("Not complete")[1].splitlines()[1]
     assert "1 done before" in execute(config, ("tune",))
     with pytest.raises(UserError, match=r"--only nothing\*: matches no cell; they are medicine-BASE, medicine-HAR-s0"):
         Study(config, ("nothing*",))

@@ -1,9 +1,14 @@
-"""The study's tables as text, from `analysis.json` alone: what the terminal, Markdown and HTML all show."""
+"""The study's tables as text, from `analysis.json` and the manifests: what terminal, page and files all show."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from jaxift.analysis.calibration import KNOWLEDGE
 from jaxift.analysis.exp1 import FEW_SHOT
 from jaxift.arms import contrasts
 from jaxift.config import BASE
@@ -14,11 +19,12 @@ LABELS = {"homo": "HOMO", "id": "ID", "ood": "OOD"}
 
 @dataclass(frozen=True)
 class Row:
-    """A labelled line; a muted one is there for comparison."""
+    """A labelled line; a muted one is there for comparison, `strong` are the numbers of values that stand out."""
 
     label: str
     values: tuple[str, ...]
     muted: bool = False
+    strong: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -73,10 +79,12 @@ def contrast_label(name: str) -> str:
 def accuracy_rows(analysis: Analysis) -> tuple[Row, ...]:
     """Exp-I: an arm a row, a test set a column; then chance and the number of questions."""
     exp1 = analysis["exp1"]
-    rows = [
-        Row(arm_label(analysis, arm), tuple(estimate(exp1["accuracy"][arm][test_set]) for test_set in LABELS))
-        for arm in arms_shown(analysis, exp1["accuracy"])
-    ]
+    best = [exp1["best"].get(test_set, {"clear": False}) for test_set in LABELS]
+    rows = []
+    for arm in arms_shown(analysis, exp1["accuracy"]):
+        values = tuple(estimate(exp1["accuracy"][arm][test_set]) for test_set in LABELS)
+        strong = frozenset(place for place, each in enumerate(best) if each["clear"] and each["arm"] == arm)
+        rows.append(Row(arm_label(analysis, arm), values, strong=strong))
     rows.append(Row("chance", tuple(percent(exp1["chance"][test_set]) for test_set in LABELS), muted=True))
     rows.append(
         Row("questions", tuple(str(exp1["questions"][test_set]["distinct"]) for test_set in LABELS), muted=True)
@@ -89,7 +97,9 @@ def difference_rows(analysis: Analysis) -> tuple[Row, ...]:
     rows = []
     for name in contrasts_shown(analysis):
         sets = analysis["exp1"]["differences"][name]
-        rows.append(Row(contrast_label(name), tuple(estimate(sets[test_set]) for test_set in LABELS)))
+        strong = frozenset(place for place, test_set in enumerate(LABELS) if is_clear(analysis, sets[test_set]))
+        values = tuple(estimate(sets[test_set]) for test_set in LABELS)
+        rows.append(Row(contrast_label(name), values, strong=strong))
         paper = [sets[test_set]["paper"] for test_set in LABELS]
         if None not in paper:
             rows.append(Row("in the paper", tuple(f"{100 * value:+.2f}" for value in paper), muted=True))
@@ -100,16 +110,71 @@ def exp1_tables(analysis: Analysis) -> list[Table]:
     """Accuracies and differences, over all domains and per domain."""
     level = f"{100 * analysis['settings']['confidence']:g} % intervals"
     header = tuple(LABELS.values())
-    tables = [Table("exp1", f"Exp-I: accuracy in %, with {level}.", ("arm", *header), (("", accuracy_rows(analysis)),))]
+    caption = f"Exp-I: accuracy in %, with {level}. Bold: a tuned arm that is clearly ahead of every other one."
+    tables = [Table("exp1", caption, ("arm", *header), (("", accuracy_rows(analysis)),))]
     rows = difference_rows(analysis)
     if rows:
-        caption = f"Exp-I: paired differences in percentage points, with {level}. The paper's values are other models'."
+        caption = (
+            f"Exp-I: paired differences in percentage points, with {level}. Bold: clear, also after Holm's correction "
+            "for all differences of this table. The paper's values are other models'."
+        )
         tables.append(Table("differences", caption, ("difference", *header), (("", rows),)))
+        tables.append(tests_table(analysis))
     tables.append(_per_domain(analysis, "accuracy", "domains", f"Accuracy per domain in %, with {level}."))
     if rows:
         caption = f"Differences per domain in percentage points, with {level}."
         tables.append(_per_domain(analysis, "differences", "domain-differences", caption))
     return tables
+
+
+def terminal(analysis: Analysis) -> RichTable:
+    """The Exp-I table for the terminal: accuracy of the base and of every arm, then the differences."""
+    level = f"{100 * analysis['settings']['confidence']:g} %"
+    title = f"Exp-I: accuracy in %, differences in points, {level} intervals"
+    table = RichTable(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("", no_wrap=True)
+    for label in LABELS.values():
+        table.add_column(label, justify="right", no_wrap=True)
+    for rows in (accuracy_rows(analysis), difference_rows(analysis)):
+        for row in rows:
+            values = (Text(value, "bold" if place in row.strong else "") for place, value in enumerate(row.values))
+            table.add_row(Text(row.label), *values, style="dim" if row.muted else "")
+        table.add_section()
+    return table
+
+
+def is_clear(analysis: Analysis, entry: Mapping[str, Any]) -> bool:
+    """Whether a difference is told from 0, also after Holm's correction for all of them."""
+    return entry["p_holm"] < 1 - analysis["settings"]["confidence"]
+
+
+def tests_table(analysis: Analysis) -> Table:
+    """How sure the differences are, and what the study could have seen."""
+    groups = []
+    for test_set, label in LABELS.items():
+        rows = []
+        for name in contrasts_shown(analysis):
+            entry = analysis["exp1"]["differences"][name][test_set]
+            wide = entry["beyond_domains"]
+            beyond = "–" if wide is None else f"[{percent(wide[0])}, {percent(wide[1])}]"
+            domains = [each for domain in entry["by_domain"].values() for each in domain["mcnemar"]]
+            below = sum(p < 1 - analysis["settings"]["confidence"] for p in domains)
+            found = (p_value(entry["p"]), p_value(entry["p_holm"]), percent(entry["detectable"]), beyond)
+            rows.append(Row(contrast_label(name), (*found, f"{below} of {len(domains)}")))
+        groups.append((label, tuple(rows)))
+    header = ("difference", "p", "p, Holm", "detectable, points", "for other domains", "McNemar")
+    level = 1 - analysis["settings"]["confidence"]
+    caption = (
+        "How sure the differences are: p of no difference; corrected by Holm for all of them; the smallest true "
+        "difference that such a study sees four times in five; the interval if these domains are a sample of others; "
+        f"and in how many pairs of single models McNemar's exact test has p < {level:.2g}."
+    )
+    return Table("tests", caption, header, tuple(groups))
+
+
+def p_value(p: float) -> str:
+    """A p-value with two digits: 0.034, and < 0.0001 below that."""
+    return "< 0.0001" if p < 1e-4 else f"{p:.2g}"
 
 
 def _per_domain(analysis: Analysis, kind: str, name: str, caption: str) -> Table:
@@ -133,25 +198,124 @@ def _per_domain(analysis: Analysis, kind: str, name: str, caption: str) -> Table
 
 def consistency_table(analysis: Analysis) -> Table:
     """How far each arm's beliefs moved from the few-shot base's, by test set."""
+    names = ("rank_consistency", "spearman", "kendall", "kl", "reverse_kl", "js")
     groups = []
     for test_set, label in LABELS.items():
         rows = []
         for arm in arms_shown(analysis, analysis["consistency"]):
             entry = analysis["consistency"][arm][test_set]
-            names = ("agreement", "right_to_wrong", "wrong_to_right", "commonest_place", "confidence")
-            shares = (percent(entry[name]) for name in names)
-            values = (f"{entry['rank_consistency']:.3f}", f"{entry['kl']:.3f}", *shares)
-            rows.append(Row(arm_label(analysis, arm), values))
+            values = (f"{entry[name] + 0.0:.3f}" for name in names)
+            shares = (percent(entry[name]) for name in ("agreement", "right_to_wrong", "wrong_to_right"))
+            rows.append(Row(arm_label(analysis, arm), (*values, *shares)))
         groups.append((label, tuple(rows)))
     header = (
-        "test set", "rank consistency", "KL, nats", "same answer, %", "right → wrong, %", "wrong → right, %",
-        "commonest letter, %", "confidence, %",
+        "test set", "rank consistency", "Spearman", "Kendall τ-b", "KL(base ‖ tuned)", "KL(tuned ‖ base)", "JS",
+        "same answer, %", "right → wrong, %", "wrong → right, %",
     )  # fmt: skip
     caption = (
-        f"Each model beside the base as it was probed, {analysis['study']['shots']}-shot: means over the questions; "
-        "and the share of the answers that name its commonest letter (or place), and how sure it is of its answers."
+        f"Each model beside the base as it was probed, {analysis['study']['shots']}-shot: means over the questions of "
+        "the agreement of the options' order, of divergences in nats, and of the answers."
     )
     return Table("consistency", caption, header, tuple(groups))
+
+
+def behaviour_table(analysis: Analysis) -> Table:
+    """What may be behind a difference beside knowledge: letters and confidence, the few-shot base's among them."""
+    groups = []
+    for test_set, label in LABELS.items():
+        rows = [_behaviour(arm_label(analysis, FEW_SHOT), _mean_probe(analysis, test_set), {})]
+        for arm in arms_shown(analysis, analysis["consistency"]):
+            entry = analysis["consistency"][arm][test_set]
+            rows.append(_behaviour(arm_label(analysis, arm), entry, entry))
+        groups.append((label, tuple(rows)))
+    header = (
+        "test set", "commonest letter, %", "letters from true", "letters from base", "confidence, %",
+        "calibration error, %", "Brier",
+    )  # fmt: skip
+    caption = (
+        "What may be behind a difference beside knowledge: the share of answers that name a model's commonest letter "
+        "(or place); the distance (total variation) of its letters from those of the true answers and of the base's; "
+        "how sure it is of its answers, and how far that is from how often they are true."
+    )
+    return Table("behaviour", caption, header, tuple(groups))
+
+
+def _behaviour(label: str, entry: Mapping[str, float], beside: Mapping[str, float]) -> Row:
+    return Row(
+        label,
+        (
+            percent(entry["commonest_place"]),
+            f"{entry['letters_from_true']:.2f}",
+            f"{beside['letters_from_base']:.2f}" if beside else "–",
+            percent(entry["confidence"]),
+            percent(entry["calibration_error"]),
+            f"{entry['brier']:.3f}",
+        ),
+    )
+
+
+def _mean_probe(analysis: Analysis, test_set: str) -> dict[str, float]:
+    """The few-shot base's numbers on a test set, averaged over domains."""
+    found = [sets[test_set] for sets in analysis["probe"].values()]
+    names = ("commonest_place", "letters_from_true", "confidence", "calibration_error", "brier")
+    return {name: sum(entry[name] for entry in found) / len(found) for name in names}
+
+
+def knowledge_table(analysis: Analysis) -> Table:
+    """Accuracy by what the base knew of the questions."""
+    groups = []
+    for test_set, label in LABELS.items():
+        rows = []
+        for arm in arms_shown(analysis, analysis["knowledge"]):
+            found = analysis["knowledge"][arm][test_set]
+            cells = (found.get(name) for name in KNOWLEDGE)
+            shown = (
+                "–" if each is None else f"{percent(each['accuracy'])} ({percent(each['kept'])})" for each in cells
+            )
+            rows.append(Row(arm_label(analysis, arm), tuple(shown)))
+        groups.append((label, tuple(rows)))
+    caption = (
+        "Accuracy in % on the questions that the base, as it was probed, answers so; in brackets how many of the "
+        f"answers are still the base's. Sure is a probability above {analysis['study']['threshold']:g}."
+    )
+    return Table("knowledge", caption, ("test set", *KNOWLEDGE), tuple(groups))
+
+
+def training_table(analysis: Analysis) -> Table:
+    """Whether the models learned what they were trained on."""
+    rows = []
+    for arm in arms_shown(analysis, analysis["training"]):
+        found = analysis["training"][arm]
+        shares = (percent(found[name]) for name in ("recall", "probability", "accuracy", "kept"))
+        rows.append(Row(arm, tuple(shares)))
+    header = ("arm", "as taught, %", "its probability, %", "true, %", "the base's, %")
+    caption = (
+        "What the tuned models answer to the very questions that they were trained on: as they were taught (and the "
+        "probability of that answer), the true answer, the one that the base had given."
+    )
+    return Table("training", caption, header, (("", tuple(rows)),))
+
+
+def cost_table(costs: Mapping[str, Mapping[str, Any]]) -> Table:
+    """What each stage took, from `costs.stage_costs`; empty without any."""
+    rows = []
+    for stage, found in costs.items():
+        busy = found["seconds"].get("step", 0.0)
+        rate = f"{found['flops'] / busy / 1e9:,.1f}" if busy else "–"
+        used = "–" if not found["peak"] or not busy else f"{found['flops'] / busy / found['peak']:.0%}"
+        others = sum(found["seconds"].values()) - busy
+        values = (f"{busy:,.1f}", f"{others:,.1f}", f"{found['tokens']:,.0f}", f"{found['places']:,.0f}")
+        rows.append(Row(f"{stage} ({found['units']})", (*values, f"{found['flops']:.2e}", rate, used)))
+    header = (
+        "stage (units)", "computing, s", "compiling and else, s", "tokens asked for", "places computed", "useful FLOPs",
+        "useful GFLOP/s", "of the peak",
+    )  # fmt: skip
+    devices = sorted({f"{found['devices']} {found['device']}, {found['dtype']}" for found in costs.values()})
+    caption = (
+        f"What it took, on {'; '.join(devices)}. Tokens are those of whole prompts, places what went through the "
+        "model, with shared parts computed once and padding; of what was interrupted, the last run."
+    )
+    return Table("costs", caption, header, (("", tuple(rows)),))
 
 
 def mixture_table(analysis: Analysis) -> Table:
@@ -167,26 +331,56 @@ def mixture_table(analysis: Analysis) -> Table:
     return Table("exp3", caption, header, (("", tuple(rows)),))
 
 
+def context_table(analysis: Analysis) -> Table:
+    """Exp-II: what the knowledge before a question does in training; without rows where no arm has it."""
+    rows = []
+    for name in context_contrasts(analysis):
+        sets = analysis["exp1"]["differences"][name]
+        strong = frozenset(place for place, test_set in enumerate(LABELS) if is_clear(analysis, sets[test_set]))
+        rows.append(Row(contrast_label(name), tuple(estimate(sets[test_set]) for test_set in LABELS), strong=strong))
+    caption = (
+        "Exp-II: what it changes, in percentage points, that the knowledge stands before the question in training."
+    )
+    return Table("exp2", caption, ("difference", *LABELS.values()), (("", tuple(rows)),))
+
+
+def context_contrasts(analysis: Analysis) -> list[str]:
+    """Names of the differences between a contextualised arm and the same arm without contexts."""
+    return [name for name in contrasts_shown(analysis) if name.partition("-")[0] == f"{name.partition('-')[2]}+context"]
+
+
 def exp4_table(analysis: Analysis) -> Table:
-    """Exp-IV: the partial correlation by test set, or why there is none."""
+    """Exp-IV: the partial correlation by test set, or why there is none, and what is more careful than it."""
     rows = []
     for test_set, label in LABELS.items():
         entry = analysis["exp4"][test_set]
-        value = entry["partial_spearman"]
-        shown = f"none: {entry['reason']}" if value is None else f"{value:+.2f}"
-        rows.append(Row(label, (str(entry["cells"]), shown)))
+        value, interval, within, mixed = (entry[name] for name in ("partial_spearman", "interval", "within", "mixed"))
+        paper = f"none: {entry['reason']}" if value is None else f"{value:+.2f}"
+        if interval is not None:
+            paper += f" [{interval[0]:.2f}, {interval[1]:.2f}]"
+        inside = "–" if within is None else f"{within['spearman']:+.2f} (p {p_value(within['p'])})"
+        slope = "–"
+        if mixed is not None:
+            low, high = mixed["interval"]
+            slope = f"{10 * mixed['slope']:+.1f} [{10 * low:.1f}, {10 * high:.1f}]"
+        rows.append(Row(label, (str(entry["cells"]), paper, inside, slope)))
     over = "the mixtures of Exp-III" if analysis["exp3"] else "all tuned cells"
     caption = (
-        "Exp-IV: partial Spearman correlation of rank consistency with tuned accuracy, given the base's accuracy, over "
-        f"{over}."
+        f"Exp-IV: rank consistency and tuned accuracy, over {over}: the paper's partial Spearman correlation given the "
+        "base's accuracy (interval: domains drawn as a whole); Spearman within domains (permutation test); points of "
+        "accuracy that 0.1 of rank consistency goes with, domains as random effects."
     )
-    return Table("exp4", caption, ("test set", "tuned cells", "correlation"), (("", tuple(rows)),))
+    header = ("test set", "tuned cells", "partial Spearman", "within domains", "points per 0.1")
+    return Table("exp4", caption, header, (("", tuple(rows)),))
 
 
 def arms_tables(manifests: Mapping[tuple[str, int], Mapping[str, Any]]) -> list[Table]:
-    """What the arms hold, from their manifests by (domain, seed): items and answer letters; empty without any."""
+    """What the arms hold, from their manifests by (domain, seed): items, styles and letters; empty without any."""
+    if not manifests:
+        return []
     groups: dict[str, list[Row]] = {}
     letters: dict[str, dict[str, int]] = {}
+    styles: dict[str, list[tuple[float, ...]]] = {}
     for (domain, seed), manifest in manifests.items():
         sizes = {arm: facts["items"] for arm, facts in manifest["arms"].items()}
         shown = ", ".join(f"{arm} {size}" for arm, size in sizes.items())
@@ -196,10 +390,27 @@ def arms_tables(manifests: Mapping[tuple[str, int], Mapping[str, Any]]) -> list[
             for letter, count in facts.get("letters", {}).items():
                 letters.setdefault(arm, {}).setdefault(letter, 0)
                 letters[arm][letter] += count
+            items = max(facts["items"], 1)
+            own = facts.get("trained_on_own_answer", 0) / items
+            style = (facts.get("mean_confidence", 0.0), own, facts.get("explained", 0) / items, facts.get("general", 0))
+            styles.setdefault(arm, []).append(style)
     header = ("domain", "qualify for HAR", "qualify for INC", "items drawn")
     shown_groups = tuple((domain, tuple(rows)) for domain, rows in groups.items())
     tables = [Table("arms", "Questions that qualify for the arms, and how many were drawn.", header, shown_groups)]
-    return (tables if groups else []) + ([_letters_table(letters)] if letters else [])
+    return [*tables, _styles_table(styles), *([_letters_table(letters)] if letters else [])]
+
+
+def _styles_table(styles: Mapping[str, Sequence[tuple[float, ...]]]) -> Table:
+    """How sure the base was of an arm's items, and in which style they are answered."""
+    rows = []
+    for arm, found in styles.items():
+        confidence, own, explained, general = (sum(column) / len(found) for column in zip(*found, strict=True))
+        rows.append(Row(arm, (percent(confidence), percent(own), percent(explained), f"{general:.0f}")))
+    caption = (
+        "What the arms' items are like, over all domains and seeds: how sure the base was, and what is trained on."
+    )
+    header = ("arm", "base's confidence, %", "its own answer, %", "explained, %", "general instructions")
+    return Table("styles", caption, header, (("", tuple(rows)),))
 
 
 def _letters_table(letters: Mapping[str, Mapping[str, int]]) -> Table:
