@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.measure import Measurement
 
-from jaxift import __version__, finetune_command, model_commands, release_command, score_command
+from jaxift import __version__, compare_command, finetune_command, model_commands, release_command, score_command
 from jaxift.artifacts import STUDY_FILE, RunDirectory, cache_folder
 from jaxift.config import StudyConfig, describe, load_study, parse_study
 from jaxift.console import Reporter
@@ -55,7 +55,8 @@ stages of a study, each of which can be run alone:
   tune CONFIG          fine-tune the base model on each set, one cell a domain, arm and seed
   evaluate CONFIG      ask the tuned models the held-out (HOMO), in-domain (ID) and out-of-domain (OOD) questions
   analyze CONFIG       accuracies with intervals, and how consistent their knowledge stayed
-  report CONFIG        analyze, then report.md and report.html with tables and figures
+  report CONFIG        analyze, then one page with the answer, tables, figures and questions: report.html
+  compare RUN RUN ...  several studies (models) side by side; -o DIR writes the tables
 
 CONFIG is a study's YAML file (see configs/) or the directory of a started run. Every field can be overridden:
   jaxift run configs/smollm2_arc.yaml --model.path DIR --tune.learning-rate 1e-5 --seeds 0 1 2
@@ -109,6 +110,8 @@ def _dispatch(arguments: list[str]) -> int:
         return model_commands.main(_parsed(model_commands.KINDS[verb], rest, f"jaxift {verb}"), Console())
     elif verb == "import-release":
         release_command.main(_parsed(release_command.ImportRelease, rest, "jaxift import-release"), Console())
+    elif verb == "compare":
+        compare_command.main(_parsed(compare_command.Compare, rest, "jaxift compare"), Console())
     elif verb == "finetune":
         finetune_command.main(_parsed(finetune_command.Finetune, rest, "jaxift finetune", config=_VALUES), Console())
     elif verb in score_command.KINDS:
@@ -124,7 +127,7 @@ def _dispatch(arguments: list[str]) -> int:
 
 # --tune.learning-rate for learning_rate; True/False as values, so that every field is `--name VALUE`
 _VALUES = (tyro.conf.FlagConversionOff,)
-OTHERS = ("demo", "world", "import-release", "lm-eval", "finetune")
+OTHERS = ("demo", "world", "import-release", "lm-eval", "finetune", "compare")
 VERBS: dict[str, tuple[str, ...] | None] = {
     "run": None,
     **{stage: (stage,) for stage in ("probe", "explain", "build", "tune", "evaluate", "analyze")},

@@ -25,7 +25,16 @@ LAYERS = (
     ("units",),
     ("wave_progress",),
     ("wave_runner",),
-    ("study", "world", "model_commands", "score_command", "release_command", "finetune_command", "lm_eval"),
+    (
+        "study",
+        "world",
+        "model_commands",
+        "score_command",
+        "release_command",
+        "finetune_command",
+        "compare_command",
+        "lm_eval",
+    ),
     ("forecast",),
     ("cli",),
     ("__main__",),
@@ -35,7 +44,17 @@ ASIDE = {"console": ("console", "wave_progress", "wave_runner", "study", "finetu
 # these stand in one layer, and do not know each other
 APART = set(
     itertools.permutations(
-        ("study", "world", "model_commands", "score_command", "release_command", "finetune_command", "lm_eval"), 2
+        (
+            "study",
+            "world",
+            "model_commands",
+            "score_command",
+            "release_command",
+            "finetune_command",
+            "compare_command",
+            "lm_eval",
+        ),
+        2,
     )
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
@@ -44,7 +63,8 @@ WITHOUT_JAX = (
     "arms", "source_config", "data.questions", "data.prompts", "data.sources", "data.release", "intervention.arms",
     "intervention.explanations", "intervention.facts", "intervention.general", "analysis.consistency",
     "analysis.calibration", "analysis.exp1", "analysis.exp4", "analysis.scored", "analysis.statistics",
-    "reporting.summary", "reporting.tables", "stages.build", "stages.analyze",
+    "reporting.summary", "reporting.tables", "reporting.writers", "reporting.figures", "reporting.items",
+    "reporting.costs", "reporting.page", "reporting.compare", "compare_command", "stages.build", "stages.analyze",
     "stages.report", "config", "artifacts", "errors", "console", "units", "study", "model_commands", "score_command",
     "release_command", "finetune_command", "scoring.requests", "scoring.request_file", "scoring.rows", "scoring.store",
 )  # fmt: skip
@@ -162,10 +182,9 @@ def test_closure_sees_through_modules():
     assert "jax" in closure("jaxift.stages.probe")
 
 
-def test_listed_modules_cover_analysis():
-    assert {name.removeprefix("jaxift.") for name in MODULES if room(name) == "analysis"} - {"analysis"} <= set(
-        WITHOUT_JAX
-    )
+def test_listed_modules_cover_analysis_and_reporting():
+    rooms = {"analysis", "reporting"}
+    assert {name.removeprefix("jaxift.") for name in MODULES if room(name) in rooms} - rooms <= set(WITHOUT_JAX)
 
 
 @pytest.mark.parametrize(

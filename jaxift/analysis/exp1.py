@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jaxift.analysis.statistics import Estimate, estimate, holm, mcnemar, over_domains, resample_means
+from jaxift.analysis.statistics import Estimate, as_sample, estimate, holm, mcnemar, resample_means
 
 POWER = 0.8
 """With which the smallest detectable differences would be told from 0."""
@@ -100,7 +100,7 @@ def arm_difference(domains: Mapping[str, Resampled], arms: tuple[str, str], conf
         pairs = zip(*(domain.places(arm, seeds) for arm in arms), strict=True)
         tests = [mcnemar(domain.correct[:, second], domain.correct[:, first]) for first, second in pairs]
         by_domain[name] = {**told(each), "seeds": seeds, "mcnemar": tests}
-    wide = over_domains([each.value for each in found.domains.values()])
+    wide = as_sample([each.value for each in found.domains.values()])
     beyond = None if wide is None else list(wide.interval(confidence))
     return {**told(found.mean), "beyond_domains": beyond, "by_domain": by_domain}
 

@@ -108,8 +108,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return multipletests(p_values, method="holm")[1].tolist() if p_values else []
 
 
-def over_domains(values: Sequence[float]) -> Estimate | None:
-    """The mean of two or more domains' values, taken as a sample of all domains that might have been studied."""
+def as_sample(values: Sequence[float]) -> Estimate | None:
+    """The mean of two or more values, of domains or models that are a sample of those that might have been studied."""
     if len(values) < 2:
         return None
     return Estimate(float(np.mean(values)), float(np.std(values, ddof=1) / np.sqrt(len(values))), len(values) - 1.0)

@@ -91,15 +91,6 @@ def _with_rows(some: Sequence[Table]) -> tuple[Table, ...]:
 
 def render(analysis: Analysis, sections: Sequence[Section], browsed: Mapping[str, Any], world: bool) -> dict[str, str]:
     """The page, and the same in Markdown, by file name."""
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=select_autoescape(["html"]),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {"md": escape_markdown, "markdown": as_markdown}
     context = {
         "study": analysis["study"],
         "answer": summary.answer(analysis),
@@ -112,4 +103,19 @@ def render(analysis: Analysis, sections: Sequence[Section], browsed: Mapping[str
         "of": browsed["of"],
         "knowledge": KNOWLEDGE,
     }
-    return {name: environment.get_template(name).render(context) for name in ("report.md", "report.html")}
+    found = environment()
+    return {name: found.get_template(name).render(context) for name in ("report.md", "report.html")}
+
+
+def environment() -> Environment:
+    """The templates' environment: HTML is escaped as a whole, Markdown by the filter `md`; unknown names are errors."""
+    found = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=select_autoescape(["html"]),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    found.filters |= {"md": escape_markdown, "markdown": as_markdown}
+    return found

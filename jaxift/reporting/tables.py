@@ -136,11 +136,27 @@ def terminal(analysis: Analysis) -> RichTable:
     for label in LABELS.values():
         table.add_column(label, justify="right", no_wrap=True)
     for rows in (accuracy_rows(analysis), difference_rows(analysis)):
-        for row in rows:
-            values = (Text(value, "bold" if place in row.strong else "") for place, value in enumerate(row.values))
-            table.add_row(Text(row.label), *values, style="dim" if row.muted else "")
-        table.add_section()
+        _add(table, rows)
     return table
+
+
+def as_rich(table: Table) -> RichTable:
+    """Any table for the terminal."""
+    shown = RichTable(title=table.caption, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for place, title in enumerate(table.header):
+        shown.add_column(Text(title), justify="right" if place else "left", no_wrap=True)
+    for heading, rows in table.groups:
+        if heading:
+            shown.add_row(Text(heading, "bold"))
+        _add(shown, rows)
+    return shown
+
+
+def _add(shown: RichTable, rows: Sequence[Row]) -> None:
+    for row in rows:
+        values = (Text(value, "bold" if place in row.strong else "") for place, value in enumerate(row.values))
+        shown.add_row(Text(row.label), *values, style="dim" if row.muted else "")
+    shown.add_section()
 
 
 def is_clear(analysis: Analysis, entry: Mapping[str, Any]) -> bool:

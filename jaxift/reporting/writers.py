@@ -87,3 +87,7 @@ def escape_markdown(text: str) -> str:
     """Text that Markdown shows as it is, in a table too: no markup, no HTML, no link, no second line."""
     text = re.sub(r"([\\`*_|])", r"\\\1", html.escape(" ".join(text.split()), quote=False))
     return text.replace("](", "]\\(")
+
+
+FORMATS = {"csv": as_csv, "md": as_markdown, "tex": as_latex}
+"""How tables are written, by the ending of their files."""

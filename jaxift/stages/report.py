@@ -12,11 +12,10 @@ from jaxift.reporting import page
 from jaxift.reporting.costs import stage_costs
 from jaxift.reporting.figures import figures
 from jaxift.reporting.items import items
-from jaxift.reporting.writers import as_csv, as_latex, as_markdown
+from jaxift.reporting.writers import FORMATS
 
 ANALYSIS = "analysis.json"
 FOLDER = "report"
-FORMATS = {"csv": as_csv, "md": as_markdown, "tex": as_latex}
 
 
 def report(config: StudyConfig, run: RunDirectory, cells: Sequence[Cell]) -> list[str]:
