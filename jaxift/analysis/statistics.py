@@ -103,9 +103,11 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
     Source: Holm 1979.
     """
-    from statsmodels.stats.multitest import multipletests  # imported here: it brings pandas, which takes a second
-
-    return multipletests(p_values, method="holm")[1].tolist() if p_values else []
+    values = np.asarray(p_values, dtype=np.float64)
+    order = np.argsort(values)
+    corrected = np.empty_like(values)
+    corrected[order] = np.minimum(np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1)), 1)
+    return corrected.tolist()
 
 
 def as_sample(values: Sequence[float]) -> Estimate | None:

@@ -56,22 +56,21 @@ class FigureOf:
     words: Callable[[str], str]
     """What a test set's panel shows, for those who do not see it."""
 
-    def svg(self) -> str:
-        """The whole figure as an SVG file that follows the reader's colour scheme."""
-        return svg(self, list(LABELS), self.name).replace(">", f">{ADAPTIVE}", 1) + "\n"
+    def files(self) -> tuple[str, bytes]:
+        """The whole figure as an SVG file that follows the reader's colour scheme, and as a PNG file on white."""
+        with matplotlib.rc_context(STYLE):
+            drawing = _drawn(self, list(LABELS))
+            buffer = io.BytesIO()
+            drawing.savefig(buffer, format="png", dpi=PNG_DPI, facecolor="white", metadata={"Software": None})
+            return as_svg(drawing, self.name).replace(">", f">{ADAPTIVE}", 1) + "\n", buffer.getvalue()
 
     def panels(self) -> list[tuple[str, str]]:
         """What each test set's panel says, and its SVG."""
-        return [(self.words(test_set), svg(self, [test_set], f"{self.name}-{test_set}")) for test_set in LABELS]
-
-    def png(self) -> bytes:
-        """The whole figure as a PNG file on white."""
         with matplotlib.rc_context(STYLE):
-            buffer = io.BytesIO()
-            _drawn(self, list(LABELS)).savefig(
-                buffer, format="png", dpi=PNG_DPI, facecolor="white", metadata={"Software": None}
-            )
-        return buffer.getvalue()
+            return [
+                (self.words(test_set), as_svg(_drawn(self, [test_set]), f"{self.name}-{test_set}"))
+                for test_set in LABELS
+            ]
 
 
 def figures(analysis: Analysis) -> list[FigureOf]:
@@ -318,16 +317,16 @@ def _drawn(figure: FigureOf, test_sets: Sequence[str]) -> Figure:
     return drawing
 
 
-def svg(figure: FigureOf, test_sets: Sequence[str], prefix: str) -> str:
-    """A figure as an SVG element that takes its text colour from where it stands.
+def as_svg(drawing: Figure, prefix: str) -> str:
+    """A drawing as an SVG element that takes its text colour from where it stands.
 
     Ids are prefixed, so that several may stand in one page.
     """
-    with matplotlib.rc_context(STYLE):
-        buffer = io.StringIO()
-        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        _drawn(figure, test_sets).savefig(buffer, format="svg", transparent=True, metadata=nothing)
-    drawing = buffer.getvalue()
-    drawing = drawing[drawing.index("<svg") :].rstrip()
-    drawing = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}-", drawing)
-    return drawing.replace(INK, "currentColor").replace(f"'{FONT}'", "system-ui, sans-serif")
+    buffer = io.StringIO()
+    drawing.savefig(
+        buffer, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    )
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :].rstrip()
+    text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}-", text)
+    return text.replace(INK, "currentColor").replace(f"'{FONT}'", "system-ui, sans-serif")

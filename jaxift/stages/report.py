@@ -39,8 +39,9 @@ def report(config: StudyConfig, run: RunDirectory, cells: Sequence[Cell]) -> lis
     for section in sections:
         for figure in section.drawn:
             files += [f"{FOLDER}/{figure.name}.svg", f"{FOLDER}/{figure.name}.png"]
-            run.write_text(files[-2], figure.svg())
-            run.write_bytes(files[-1], figure.png())
+            svg, png = figure.files()
+            run.write_text(files[-2], svg)
+            run.write_bytes(files[-1], png)
         for table in (*section.tables, *section.details):
             for ending, write in FORMATS.items():
                 files.append(f"{FOLDER}/{table.name}.{ending}")

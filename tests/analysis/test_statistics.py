@@ -8,6 +8,7 @@ import pytest
 from scipy import stats
 from statsmodels.regression.linear_model import OLS
 from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.multitest import multipletests
 from statsmodels.tools import add_constant
 
 from jaxift.analysis import exp1, exp4, statistics
@@ -166,6 +167,8 @@ def test_mcnemar_is_the_binomial_of_the_disagreements():
 def test_holm_equals_its_definition():
     assert statistics.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert statistics.holm([]) == []
+    p_values = np.random.default_rng(0).random(40) ** 3
+    assert statistics.holm(p_values.tolist()) == pytest.approx(multipletests(p_values, method="holm")[1])
 
 
 def test_estimate_of_one_seed_is_the_bootstrap_alone():

@@ -29,7 +29,7 @@ def prompt(question):
 def fake_scorer(monkeypatch, logprob, num_tokens=lambda option: 1):
     """Replaces the scorer: `logprob(place, text)` of the option that stands at a place of the prompt."""
 
-    def fake(model, requests, *, batch_tokens, store, progress):
+    def fake(model, requests, *, batch_tokens, store, progress, report):
         answers = []
         for request in requests:
             texts = request.context.split("|")
