@@ -69,6 +69,7 @@ def test_two_files_and_seeds_become_models_that_have_learned_them(capsys, file, 
     assert run(capsys, *arguments).count("done before") == 4
 
 
+@pytest.mark.slow
 def test_adapters_are_written_in_pefts_layout(capsys, file, tiny_folder, tmp_path):
     run(capsys, file, "-o", tmp_path / "out", "--model", tiny_folder, "--tune.lora.rank", 2, *SETTINGS)
     model = tmp_path / "out" / "pairs" / "model"

@@ -294,6 +294,7 @@ def test_intervals_cover_the_truth_as_often_as_they_say(case):
         found = exp1.arm_accuracy(resampled, "HAR", 0.95), exp1.arm_difference(resampled, ("HAR", "INC"), 0.95)
         bounds = [each["interval"] for each in found]
         hits += [low <= truth <= high for (low, high), truth in zip(bounds, (one, one - other), strict=True)]
+    print(f"{case}: accuracy {hits[0] / TRIALS:.1%}, difference {hits[1] / TRIALS:.1%}")
     assert (100 * hits / TRIALS >= fewest).all(), hits / TRIALS
     assert (100 * hits / TRIALS <= most).all(), hits / TRIALS
 
@@ -306,6 +307,7 @@ def test_paired_tests_rarely_cry_wolf(domains, seeds, spread):
         resampled = simulated(np.random.default_rng([10, trial]), domains, seeds, 150, spread, 0.0)
         found = exp1.arm_difference(resampled, ("HAR", "INC"), 0.95)
         wrong += [found["p"] < 0.05, found["by_domain"]["0"]["mcnemar"][0] < 0.05]
+    print(f"{domains} domains, {seeds} seeds, spread {spread}: t {wrong[0] / 1000:.1%}, McNemar {wrong[1] / 1000:.1%}")
     assert wrong[0] / 1000 <= 0.06, wrong
     if spread == 0:  # McNemar's test speaks of these two models alone
         assert wrong[1] / 1000 <= 0.06, wrong
