@@ -101,7 +101,7 @@ def _run(
     matrix, rows, places = spec("vocab", None), spec("batch", None, None), spec("batch", None)
     given = () if reference is None else tuple(reference)
     local = functools.partial(_local, head, with_gradient)
-    run = jax.shard_map(
+    run: Any = jax.shard_map(
         local,
         in_specs=(matrix, rows, places, places, places, spec(), *((rows, matrix) if given else ())),
         out_specs=((spec(),) * 3, (matrix, rows) if with_gradient else ()),
