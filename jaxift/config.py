@@ -270,7 +270,7 @@ ON_THE_WAY = {"checkpoint_every", "keep", "micro_tokens", "packing", "remat", "t
 class AnalyzeConfig(Frozen):
     """Intervals of the analysis."""
 
-    resamples: Count = 1000
+    resamples: Annotated[int, Field(ge=100)] = 1000
     """Bootstrap resamples."""
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
     seed: Annotated[int, Field(ge=0)] = 0

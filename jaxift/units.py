@@ -24,7 +24,7 @@ MODEL_STAGES = STAGES[:5]
 # Done for each cell, several cells at a time.
 CELL_STAGES = ("tune", "evaluate")
 # Raised when a stage's numbers may change with the code alone; what was made before is stale then.
-STAGE_VERSIONS = {"probe": 5, "explain": 1, "build": 3, "tune": 5, "evaluate": 6, "analyze": 4, "report": 4}
+STAGE_VERSIONS = {"probe": 5, "explain": 1, "build": 3, "tune": 5, "evaluate": 6, "analyze": 5, "report": 5}
 
 Made = tuple[list[str], dict[str, Any]]
 Advance = Callable[[int, int], None]
@@ -356,7 +356,8 @@ class Units:
         left, note = len(scored) - len(found), {}
         if left:
             note["note"] = f"{left} cells have scores made with other settings, or of other arms; they are left out"
-        return Unit("analyze", "analysis", inputs, lambda _: (analyze(self.config, self.run, found), note))
+        current = [name for name in self._domains if self._agrees(f"probe/{name}", name)]
+        return Unit("analyze", "analysis", inputs, lambda _: (analyze(self.config, self.run, found, current), note))
 
     def _report_unit(self) -> Unit:
         arms = [f"arms/{domain}/s{seed}" for domain in self._domains for seed in self.config.seeds]

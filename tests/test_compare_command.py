@@ -33,7 +33,7 @@ def test_all_studies_stand_side_by_side(runs, capsys, tmp_path):
     out = tmp_path / "out"
     assert main(["compare", *(str(run.root) for run in runs), "-o", str(out)]) == 0
     printed = capsys.readouterr().out
-    assert all(name in printed for name in ("first<b>", "second", "third", "mean of models", "in the paper"))
+    assert all(name in printed for name in ("first<b>", "second", "third", "mean", "in the paper"))
     names = {path.name for path in out.iterdir()}
     tables = ("compare-accuracy", "compare-differences", "compare-training", "compare-exp4")
     assert names == {"compare.html", "compare.md", *(f"{t}.{e}" for t in tables for e in ("csv", "md", "tex"))}

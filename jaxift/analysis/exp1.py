@@ -48,11 +48,13 @@ class Resampled:
 
     def seeds(self, *arms: str) -> list[int | None]:
         """The seeds that all of these arms have, in order."""
-        return [seed for arm, seed in self.keys if arm == arms[0] and all((other, seed) in self.keys for other in arms)]
+        tuned = [arm for arm in arms if (arm, None) not in self.keys]
+        first = (tuned or arms)[0]
+        return [seed for arm, seed in self.keys if arm == first and all((other, seed) in self.keys for other in tuned)]
 
     def places(self, arm: str, seeds: Sequence[int | None]) -> list[int]:
-        """The columns of an arm's seeds."""
-        return [self.keys.index((arm, seed)) for seed in seeds]
+        """The columns of an arm's seeds; a model without seeds stands beside each of them."""
+        return [self.keys.index((arm, None) if (arm, None) in self.keys else (arm, seed)) for seed in seeds]
 
 
 def resample(answers: Mapping[str, Answers], resamples: int, seed: Sequence[int]) -> dict[str, Resampled]:
@@ -90,8 +92,9 @@ def arm_difference(domains: Mapping[str, Resampled], arms: tuple[str, str], conf
         return {
             "difference": each.value,
             "interval": list(each.interval(confidence)),
+            "error": each.error,
+            "freedom": each.freedom,
             "p": each.p_value,
-            "detectable": each.detectable(confidence, POWER),
         }
 
     by_domain = {}
@@ -100,13 +103,27 @@ def arm_difference(domains: Mapping[str, Resampled], arms: tuple[str, str], conf
         pairs = zip(*(domain.places(arm, seeds) for arm in arms), strict=True)
         tests = [mcnemar(domain.correct[:, second], domain.correct[:, first]) for first, second in pairs]
         by_domain[name] = {**told(each), "seeds": seeds, "mcnemar": tests}
-    wide = as_sample([each.value for each in found.domains.values()])
+    wide = as_sample([each.value for each in found.domains.values()], found.mean.error)
     beyond = None if wide is None else list(wide.interval(confidence))
     return {**told(found.mean), "beyond_domains": beyond, "by_domain": by_domain}
 
 
+def correct(entries: Sequence[dict[str, Any]], confidence: float) -> None:
+    """Adds to differences their p-values as corrected for all of these, and what could have been seen after that.
+
+    `detectable` is the smallest true difference that is clear four times in five, where it alone was corrected for all.
+    """
+    level = 1 - (1 - confidence) / max(len(entries), 1)
+    for entry, p in zip(entries, holm([entry["p"] for entry in entries]), strict=True):
+        entry["p_holm"] = p
+        entry["detectable"] = Estimate(entry["difference"], entry["error"], entry["freedom"]).detectable(level, POWER)
+
+
 def best_arm(domains: Mapping[str, Resampled], arms: Sequence[str], confidence: float) -> dict[str, Any] | None:
-    """The arm of the highest accuracy among two or more, and whether it is clearly ahead of every other one."""
+    """The arm of the highest accuracy among two or more, and whether it is clearly ahead of every other one.
+
+    Corrected for the other arms, on this test set.
+    """
     found = {arm: each.mean.value for arm in arms if (each := _estimates(domains, arm, None))}
     if len(found) < 2:
         return None

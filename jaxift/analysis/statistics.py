@@ -69,9 +69,10 @@ def estimate(value: float, draws: Floats, domains: Sequence[Floats], items: int)
     """A mean over domains of means over items and seeds, its error from resampled items and from the seeds' spread.
 
     `draws` [R] are the value with resampled items and the same seeds; `domains` holds what the mean is of, [N, S] a
-    domain, in which stand `items` different ones. The degrees of freedom are Satterthwaite's (1946).
+    domain, in which stand `items` different ones. The degrees of freedom are Satterthwaite's (1946). Few items that all
+    agree are no certainty: the error is at least that of two answers each way more (Agresti and Coull 1998).
     """
-    of_items = float(np.var(draws, ddof=1)) if len(draws) > 1 else 0.0
+    of_items = max(float(np.var(draws, ddof=1)) if len(draws) > 1 else 0.0, 2 / (items + 4) ** 2)
     parts = [seed_variance(values) for values in domains]
     count = len(domains)
     of_seeds = max(sum(variance for variance, _ in parts), 0.0) / count**2
@@ -110,11 +111,15 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected.tolist()
 
 
-def as_sample(values: Sequence[float]) -> Estimate | None:
-    """The mean of two or more values, of domains or models that are a sample of those that might have been studied."""
+def as_sample(values: Sequence[float], least: float = 0.0) -> Estimate | None:
+    """The mean of two or more values, of domains or models that are a sample of those that might have been studied.
+
+    `least` is an error that it has at the least: what is said of more cannot be surer.
+    """
     if len(values) < 2:
         return None
-    return Estimate(float(np.mean(values)), float(np.std(values, ddof=1) / np.sqrt(len(values))), len(values) - 1.0)
+    error = max(float(np.std(values, ddof=1) / np.sqrt(len(values))), least)
+    return Estimate(float(np.mean(values)), error, len(values) - 1.0)
 
 
 def item_strata(groups: Sequence[Integers]) -> tuple[list[Integers], int]:
@@ -131,13 +136,17 @@ def item_strata(groups: Sequence[Integers]) -> tuple[list[Integers], int]:
 
 
 def draw_counts(rng: np.random.Generator, resamples: int, strata: Sequence[Integers], total: int) -> Floats:
-    """How often each question is drawn in each resample, drawing with replacement within every stratum: [R, total]."""
+    """The weight of each question in each resample, drawing with replacement within every stratum: [R, total].
+
+    How often it is drawn, but for what makes the variance of a small stratum right (n / (n - 1), Rao and Wu 1988).
+    """
     counts = np.zeros((resamples, total))
     rows = np.arange(resamples)[:, None]
     for members in strata:
         size = len(members)
         drawn = rng.integers(0, size, (resamples, size)) + rows * size
-        counts[:, members] = np.bincount(drawn.ravel(), minlength=resamples * size).reshape(resamples, size)
+        often = np.bincount(drawn.ravel(), minlength=resamples * size).reshape(resamples, size)
+        counts[:, members] = 1 + (often - 1) * np.sqrt(size / max(size - 1, 1))
     return counts
 
 

@@ -11,7 +11,7 @@ from jaxift.reporting.page import environment
 from jaxift.reporting.tables import LABELS, Row, Table, contrast_label, estimate, is_clear, percent, points
 
 Analyses = Mapping[str, Mapping[str, Any]]
-MEAN = "mean of models"
+MEAN = "mean"
 
 
 def labels(analyses: Sequence[Mapping[str, Any]], paths: Sequence[str]) -> list[str]:
@@ -41,10 +41,11 @@ def _accuracies(analyses: Analyses) -> Table:
             if any(cells):
                 best = [each["exp1"]["best"].get(test_set, {}) for each in analyses.values()]
                 strong = (place for place, each in enumerate(best) if each.get("clear") and each["arm"] == arm)
-                rows.append(_row(names.get(arm, arm), cells, "accuracy", strong=frozenset(strong)))
+                rows.append(_row(analyses, names.get(arm, arm), cells, "accuracy", strong=frozenset(strong)))
         groups.append((label, tuple(rows)))
     caption = (
-        "Accuracy in % of every study, with intervals. Bold: a tuned arm that is clearly ahead of every other one."
+        f"Accuracy in % of every study, with {_levels(analyses)}. Bold: a tuned arm that is clearly ahead of every "
+        "other one."
     )
     return Table("compare-accuracy", caption, ("test set", *_columns(analyses)), tuple(groups))
 
@@ -59,11 +60,11 @@ def _differences(analyses: Analyses) -> Table:
             pairs = enumerate(zip(cells, analyses.values(), strict=True))
             strong = frozenset(place for place, (cell, each) in pairs if cell and is_clear(each, cell))
             paper = next(cell["paper"] for cell in cells if cell)
-            row = _row(label, cells, "difference", strong=strong)
+            row = _row(analyses, label, cells, "difference", strong=strong)
             rows.append(Row(row.label, (*row.values, "–" if paper is None else points(paper)), strong=row.strong))
         groups.append((contrast_label(name), tuple(rows)))
     caption = (
-        "Paired differences in percentage points of every study, with intervals. Bold: clear, also after Holm's "
+        f"Paired differences in percentage points of every study, with {_levels(analyses)}. Bold: clear, after Holm's "
         "correction for all differences of the study. The paper's are means over four models of its own."
     )
     return Table("compare-differences", caption, ("difference", *_columns(analyses), "in the paper"), tuple(groups))
@@ -90,20 +91,40 @@ def _associations(analyses: Analyses) -> Table:
     return Table("compare-exp4", caption, ("test set", *analyses), (("", tuple(rows)),))
 
 
+def _levels(analyses: Analyses) -> str:
+    """The level of the studies' intervals."""
+    levels = sorted({each["settings"]["confidence"] for each in analyses.values()})
+    return " and ".join(f"{100 * level:g} %" for level in levels) + " intervals"
+
+
+def _has_mean(analyses: Analyses) -> bool:
+    """Whether the studies are of different models, which can be taken as a sample, and alike in their level."""
+    models = {each["study"]["model"] for each in analyses.values()}
+    return len(models) == len(analyses) and len({each["settings"]["confidence"] for each in analyses.values()}) == 1
+
+
 def _columns(analyses: Analyses) -> tuple[str, ...]:
-    return (*analyses, MEAN) if len(analyses) > 1 else tuple(analyses)
+    return (*analyses, MEAN) if _has_mean(analyses) else tuple(analyses)
 
 
-def _row(label: str, cells: Sequence[Mapping[str, Any] | None], kind: str, strong: frozenset[int]) -> Row:
+def _row(
+    analyses: Analyses, label: str, cells: Sequence[Mapping[str, Any] | None], kind: str, strong: frozenset[int]
+) -> Row:
     """A line of estimates, a study each, and their mean."""
     shown = ["–" if cell is None else estimate(cell) for cell in cells]
-    if len(cells) > 1:
-        values = [cell[kind] for cell in cells if cell is not None]
-        mean = as_sample(values) or Estimate(values[0], 0.0, 1.0)
-        low, high = mean.interval(0.95)
-        told = estimate({kind: mean.value, "interval": [low, high]})
-        shown.append(told if len(values) > 1 else "–")
+    if _has_mean(analyses):
+        mean = as_sample([cell[kind] for cell in cells if cell is not None])
+        shown.append(
+            "–" if mean is None else _mean(mean, kind, next(iter(analyses.values()))["settings"]["confidence"])
+        )
     return Row(label, tuple(shown), strong=strong)
+
+
+def _mean(mean: Estimate, kind: str, confidence: float) -> str:
+    low, high = mean.interval(confidence)
+    if kind == "accuracy":
+        low, high = max(low, 0.0), min(high, 1.0)
+    return estimate({kind: mean.value, "interval": [low, high]})
 
 
 def render(analyses: Analyses, tables: Sequence[Table]) -> dict[str, str]:
@@ -114,6 +135,6 @@ def render(analyses: Analyses, tables: Sequence[Table]) -> dict[str, str]:
         + (f", {len(each['missing'])} models without scores" if each["missing"] else "")
         for label, each in analyses.items()
     }
-    context = {"facts": facts, "tables": tables}
+    context = {"facts": facts, "tables": tables, "mean": MEAN if _has_mean(analyses) else ""}
     found = environment()
     return {name: found.get_template(name).render(context) for name in ("compare.md", "compare.html")}

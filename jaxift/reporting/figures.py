@@ -94,7 +94,7 @@ def figures(analysis: Analysis) -> list[FigureOf]:
         )  # fmt: skip
     if tables.context_contrasts(analysis):
         [(_, rows)] = tables.context_table(analysis).groups
-        caption = "Exp-II: accuracy with the knowledge before the question in training, minus without; with intervals."
+        caption = "Exp-II: accuracy with the knowledge before the question, minus without; with intervals."
         found.append(
             _rows_figure("exp2", "exp2", lambda axes, test_set: draw_contexts(axes, analysis, test_set), rows, caption)
         )

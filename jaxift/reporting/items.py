@@ -34,7 +34,7 @@ def items(run: RunDirectory, domains: Sequence[str], cells: Iterable[Cell], thre
     share = 1.0
     while True:
         result = _told(found, share, every)
-        size = len(json.dumps(result, ensure_ascii=False).encode())
+        size = len(as_script(result).encode())
         if size <= LIMIT or result["shown"] <= len(found["sets"]):
             return result
         share *= 0.95 * LIMIT / size

@@ -84,12 +84,19 @@ def accuracy_rows(analysis: Analysis) -> tuple[Row, ...]:
     for arm in arms_shown(analysis, exp1["accuracy"]):
         values = tuple(estimate(exp1["accuracy"][arm][test_set]) for test_set in LABELS)
         strong = frozenset(place for place, each in enumerate(best) if each["clear"] and each["arm"] == arm)
-        rows.append(Row(arm_label(analysis, arm), values, strong=strong))
+        rows.append(Row(_told_domains(analysis, arm), values, strong=strong))
     rows.append(Row("chance", tuple(percent(exp1["chance"][test_set]) for test_set in LABELS), muted=True))
     rows.append(
         Row("questions", tuple(str(exp1["questions"][test_set]["distinct"]) for test_set in LABELS), muted=True)
     )
     return tuple(rows)
+
+
+def _told_domains(analysis: Analysis, arm: str) -> str:
+    """An arm's label, with the number of domains where it is not there in all that were probed."""
+    label, there = arm_label(analysis, arm), len(analysis["exp1"]["accuracy"][arm]["homo"]["by_domain"])
+    every = len(analysis["probe"])
+    return label if there == every else f"{label} ({there} of {every} domains)"
 
 
 def difference_rows(analysis: Analysis) -> tuple[Row, ...]:
@@ -110,7 +117,10 @@ def exp1_tables(analysis: Analysis) -> list[Table]:
     """Accuracies and differences, over all domains and per domain."""
     level = f"{100 * analysis['settings']['confidence']:g} % intervals"
     header = tuple(LABELS.values())
-    caption = f"Exp-I: accuracy in %, with {level}. Bold: a tuned arm that is clearly ahead of every other one."
+    caption = (
+        f"Exp-I: accuracy in %, with {level}. Bold: a tuned arm that is clearly ahead of every other one on that test "
+        "set, corrected for their number."
+    )
     tables = [Table("exp1", caption, ("arm", *header), (("", accuracy_rows(analysis)),))]
     rows = difference_rows(analysis)
     if rows:
@@ -182,8 +192,9 @@ def tests_table(analysis: Analysis) -> Table:
     level = 1 - analysis["settings"]["confidence"]
     caption = (
         "How sure the differences are: p of no difference; corrected by Holm for all of them; the smallest true "
-        "difference that such a study sees four times in five; the interval if these domains are a sample of others; "
-        f"and in how many pairs of single models McNemar's exact test has p < {level:.2g}."
+        "difference that such a study calls clear four times in five, the correction included; the interval if these "
+        "domains are a sample of others; and in how many pairs of single models McNemar's exact test has p < "
+        f"{level:.2g}."
     )
     return Table("tests", caption, header, tuple(groups))
 
@@ -354,9 +365,7 @@ def context_table(analysis: Analysis) -> Table:
         sets = analysis["exp1"]["differences"][name]
         strong = frozenset(place for place, test_set in enumerate(LABELS) if is_clear(analysis, sets[test_set]))
         rows.append(Row(contrast_label(name), tuple(estimate(sets[test_set]) for test_set in LABELS), strong=strong))
-    caption = (
-        "Exp-II: what it changes, in percentage points, that the knowledge stands before the question in training."
-    )
+    caption = "Exp-II: what it changes, in percentage points, that the knowledge stands before the question."
     return Table("exp2", caption, ("difference", *LABELS.values()), (("", tuple(rows)),))
 
 
@@ -370,23 +379,27 @@ def exp4_table(analysis: Analysis) -> Table:
     rows = []
     for test_set, label in LABELS.items():
         entry = analysis["exp4"][test_set]
-        value, interval, within, mixed = (entry[name] for name in ("partial_spearman", "interval", "within", "mixed"))
+        value, interval, arms = (entry[name] for name in ("partial_spearman", "interval", "arms"))
         paper = f"none: {entry['reason']}" if value is None else f"{value:+.2f}"
         if interval is not None:
             paper += f" [{interval[0]:.2f}, {interval[1]:.2f}]"
-        inside = "–" if within is None else f"{within['spearman']:+.2f} (p {p_value(within['p'])})"
-        slope = "–"
-        if mixed is not None:
-            low, high = mixed["interval"]
-            slope = f"{10 * mixed['slope']:+.1f} [{10 * low:.1f}, {10 * high:.1f}]"
-        rows.append(Row(label, (str(entry["cells"]), paper, inside, slope)))
+        between = slope = "–"
+        if arms is not None:
+            sure = "too few for a test" if arms["p"] is None else f"p {p_value(arms['p'])}"
+            between = f"{arms['spearman']:+.2f} ({sure})"
+            if arms["slope"] is not None:
+                low, high = arms["interval"]
+                slope = f"{10 * arms['slope']:+.1f} [{10 * low:.1f}, {10 * high:.1f}]"
+        count = 0 if arms is None else arms["count"]
+        rows.append(Row(label, (str(entry["cells"]), paper, str(count), between, slope)))
     over = "the mixtures of Exp-III" if analysis["exp3"] else "all tuned cells"
     caption = (
         f"Exp-IV: rank consistency and tuned accuracy, over {over}: the paper's partial Spearman correlation given the "
-        "base's accuracy (interval: domains drawn as a whole); Spearman within domains (permutation test); points of "
-        "accuracy that 0.1 of rank consistency goes with, domains as random effects."
+        "base's accuracy (interval: whole domains drawn, with these arms); and what the arms say, each a point, the "
+        "mean of its cells' deviations from their domains' means: Spearman with a permutation test, and the points of "
+        "accuracy that 0.1 of rank consistency goes with."
     )
-    header = ("test set", "tuned cells", "partial Spearman", "within domains", "points per 0.1")
+    header = ("test set", "tuned cells", "partial Spearman", "arms", "between arms", "points per 0.1")
     return Table("exp4", caption, header, (("", tuple(rows)),))
 
 

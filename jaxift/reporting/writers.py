@@ -19,7 +19,7 @@ def as_csv(table: Table) -> str:
     grouped = any(heading for heading, _ in table.groups)
     out = io.StringIO()
     write = csv.writer(out, lineterminator="\n").writerow
-    write(["", *table.header] if grouped else table.header)
+    write([_plain(title) for title in (["", *table.header] if grouped else table.header)])
     for heading, rows in table.groups:
         for row in rows:
             line = [row.label, *row.values]
@@ -29,8 +29,8 @@ def as_csv(table: Table) -> str:
 
 def _plain(value: str) -> str:
     """A cell that no spreadsheet takes for a formula."""
-    looks = value[:1] in ("=", "@", "\t", "\r") or (value[:1] in "+-" and not re.match(r"[+-][\d.]", value))
-    return f"'{value}" if value and looks else value
+    number = re.fullmatch(r"[+-]?[\d.]+( \[[-+.,\d ]+\])?( \(.*\))?", value)
+    return f"'{value}" if value[:1] in tuple("=@+-\t\r") and not number else value
 
 
 def as_latex(table: Table) -> str:
@@ -85,8 +85,8 @@ def as_markdown(table: Table) -> str:
 
 def escape_markdown(text: str) -> str:
     """Text that Markdown shows as it is, in a table too: no markup, no HTML, no link, no second line."""
-    text = re.sub(r"([\\`*_|])", r"\\\1", html.escape(" ".join(text.split()), quote=False))
-    return text.replace("](", "]\\(")
+    text = re.sub(r"([\\`*_|~])", r"\\\1", html.escape(" ".join(text.split()), quote=False))
+    return text.replace("](", "]\\(").replace("://", ":&#47;/").replace("www.", "www&#46;")
 
 
 FORMATS = {"csv": as_csv, "md": as_markdown, "tex": as_latex}

@@ -1,4 +1,4 @@
-"""Turns the scores of all cells into `analysis.json`: accuracies, consistency, Exp-I and Exp-IV. NumPy and SciPy only.
+"""Turns the scores of all cells into `analysis.json`: accuracies, consistency, Exp-I and Exp-IV. No JAX.
 
 All accuracies, differences and shares are fractions of 1; an `interval` is [low, high]; SET is homo, id or ood; an ARM
 is BASE_FEW_SHOT (the probe), BASE (untuned, zero-shot), or an arm of the study.
@@ -21,13 +21,14 @@ is BASE_FEW_SHOT (the probe), BASE (untuned, zero-shot), or an arm of the study.
                  accuracy: {ARM: {SET: accuracy, interval, by_domain: {DOMAIN: accuracy, interval, seeds}}}
                  best: {SET: arm (of those tuned), clear: whether it is ahead of every other one, Holm}
                  differences: {"HAR-INC": {SET: difference, interval, p, p_holm (over all of them and all test sets),
-                 detectable (smallest true difference that is told from 0 four times in five), beyond_domains (interval
-                 for domains like these), paper (its mean, other models), by_domain: {DOMAIN: difference, interval, p,
-                 detectable, seeds, mcnemar (exact p a seed)}}}
+                 error, freedom (degrees of it), detectable (smallest true difference that is clear four times in
+                 five), beyond_domains (interval for domains like these), paper (its mean, other models), by_domain:
+                 {DOMAIN: difference, interval, error, freedom, p, seeds, mcnemar (exact p a seed)}}}
+                 gains: {ARM: {SET: the same, of the arm and the untuned base, zero-shot; p_holm over all gains}}
     consistency  {ARM: {SET: the numbers of `scored.MEASURES`}}: cells averaged over seeds, then over domains; the flips
                  as shares of the questions
     knowledge    {ARM: {SET: {CLASS: accuracy, kept}}}: averaged in the same way
-    training     {ARM: recall, accuracy, kept, probability}: averaged in the same way
+    training     {ARM: n, recall, accuracy, kept, probability}: averaged in the same way
     exp3         {ARM: share of the base's own answers} of the arms that mix them with the true ones; may be empty
     exp4         {SET: what `exp4.association` gives}: over the cells of exp3, where there are any
 
@@ -44,7 +45,6 @@ from numpy.typing import NDArray
 
 from jaxift.analysis import consistency, exp1, exp4
 from jaxift.analysis.scored import MEASURES, Scored, alone, beside_base
-from jaxift.analysis.statistics import holm, percentile_interval
 from jaxift.arms import contrasts, mixtures
 from jaxift.artifacts import RunDirectory
 from jaxift.config import BASE, TEST_SETS, Cell, StudyConfig
@@ -63,12 +63,15 @@ class DomainScores:
     cells: dict[Cell, Scored]
 
 
-def analyze(config: StudyConfig, run: RunDirectory, cells: Sequence[Cell]) -> list[str]:
+def analyze(
+    config: StudyConfig, run: RunDirectory, cells: Sequence[Cell], probes: Sequence[str] | None = None
+) -> list[str]:
     """Writes `analysis.json` for the cells given, all of which have scores; returns the files written.
 
+    `probes` are the domains whose probe was made with the present settings (default: all that are there).
     Raises UserError where a file is missing or damaged, or where a cell's questions are not those of the probe.
     """
-    probed = _probed(config, run, cells)
+    probed = [name for name in _probed(config, run, cells) if probes is None or name in probes]
     if not probed:
         raise UserError(f"{run.root}: no domain has been probed; run the probe stage first")
     entries = {
@@ -77,11 +80,13 @@ def analyze(config: StudyConfig, run: RunDirectory, cells: Sequence[Cell]) -> li
     }
     result = {"study": _study(config), "settings": config.analyze.model_dump(), "missing": _missing(config, cells)}
     result["probe"] = {name: {} for name in probed}
-    result["exp1"] = {"chance": {}, "questions": {}, "accuracy": {}, "best": {}, "differences": {}}
+    result["exp1"] = {"chance": {}, "questions": {}, "accuracy": {}, "best": {}, "differences": {}, "gains": {}}
     for test_set in TEST_SETS:
         scores = {name: _load(run, name, test_set, [c for c in cells if c.domain == name]) for name in probed}
         _analyze_set(config, test_set, scores, result, entries)
-    _correct(result["exp1"]["differences"])
+    for kind in ("differences", "gains"):
+        entries_of_all = [entry for sets in result["exp1"][kind].values() for entry in sets.values()]
+        exp1.correct(entries_of_all, config.analyze.confidence)
     rows = result["cells"] = list(entries.values())
     result["consistency"] = _by_arm(rows, lambda entry: _each_set(entry, _measures))
     result["knowledge"] = _by_arm(rows, lambda entry: _each_set(entry, _known))
@@ -225,9 +230,14 @@ def _analyze_set(
     for name, domain in scores.items():
         result["probe"][name][test_set] = alone(domain.base)
         for number, (cell, scored) in enumerate(domain.cells.items(), start=1):
-            interval = percentile_interval(resampled[name].draws[:, number], options.confidence)
+            alone_in = exp1.Resampled(
+                resampled[name].questions, ((cell.arm, cell.seed),), scored.correct[:, None],
+                resampled[name].draws[:, [number]],
+            )  # fmt: skip
+            summary = exp1.arm_accuracy({name: alone_in}, cell.arm, options.confidence)
+            assert summary is not None
             entries[cell]["sets"][test_set] = {
-                "interval": list(interval), **beside_base(domain.base, scored, threshold),
+                "interval": summary["interval"], **beside_base(domain.base, scored, threshold),
             }  # fmt: skip
     for arm in (exp1.FEW_SHOT, BASE, *config.build.arms):
         summary = exp1.arm_accuracy(resampled, arm, options.confidence)
@@ -242,6 +252,10 @@ def _analyze_set(
             reported = exp1.PAPER_DIFFERENCES.get(name)
             paper = None if reported is None else reported[TEST_SETS.index(test_set)]
             exp1_result["differences"].setdefault(name, {})[test_set] = {**summary, "paper": paper}
+    for arm in config.build.arms:
+        summary = exp1.arm_difference(resampled, (arm, BASE), options.confidence)
+        if summary is not None:
+            exp1_result["gains"].setdefault(arm, {})[test_set] = summary
     exp1_result["chance"][test_set] = float(np.mean([_chance(domain.base) for domain in scores.values()]))
     exp1_result["questions"][test_set] = {
         "distinct": len({content for domain in scores.values() for content in domain.contents}),
@@ -252,13 +266,6 @@ def _analyze_set(
 def _chance(scored: Scored) -> float:
     """Accuracy of guessing: the mean of one over the number of options."""
     return float(np.mean(1 / np.sum(~np.isnan(scored.log_probs), axis=1)))
-
-
-def _correct(differences: Mapping[str, Mapping[str, dict[str, Any]]]) -> None:
-    """Adds the p-values corrected for the number of differences and test sets."""
-    entries = [entry for sets in differences.values() for entry in sets.values()]
-    for entry, p in zip(entries, holm([entry["p"] for entry in entries]), strict=True):
-        entry["p_holm"] = p
 
 
 def _each_set(entry: Mapping[str, Any], part: Callable[[Mapping[str, Any]], dict[str, Any]]) -> dict[str, Any]:
@@ -302,6 +309,9 @@ def _mean(found: Sequence[Any]) -> Any:
 def _exp4(config: StudyConfig, entries: Rows, test_set: str) -> dict[str, Any]:
     """Does a tuned model that kept the base's ranking answer better?"""
     columns = ("rank_consistency", "accuracy", "base_accuracy")
-    points = [exp4.Point(entry["domain"], *(entry["sets"][test_set][name] for name in columns)) for entry in entries]
+    points = [
+        exp4.Point(entry["domain"], entry["arm"], *(entry["sets"][test_set][name] for name in columns))
+        for entry in entries
+    ]
     options, number = config.analyze, TEST_SETS.index(test_set)
     return exp4.association(points, options.resamples, options.confidence, (options.seed, number, 4))

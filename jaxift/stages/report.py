@@ -36,6 +36,7 @@ def report(config: StudyConfig, run: RunDirectory, cells: Sequence[Cell]) -> lis
         stage_costs(run, _stages(config, cells)),
     )
     files = []
+    run.path(FOLDER).rmtree(missing_ok=True)  # figures and tables of another analysis are none of this one
     for section in sections:
         for figure in section.drawn:
             files += [f"{FOLDER}/{figure.name}.svg", f"{FOLDER}/{figure.name}.png"]

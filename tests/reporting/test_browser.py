@@ -190,4 +190,6 @@ def test_it_prints_to_paper(chrome, study):
     chrome.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
     hidden = "return getComputedStyle(document.getElementById('ask')).display"
     assert chrome.execute_script(hidden) == "none"
+    folded = "return [...document.querySelectorAll('details table')].every(e => e.checkVisibility())"
+    assert chrome.execute_script(folded)
     chrome.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})

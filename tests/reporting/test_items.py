@@ -70,7 +70,7 @@ def test_of_more_than_fits_an_even_share_is_shown(run, monkeypatch):
     monkeypatch.setattr(items_module, "LIMIT", 30_000)
     found = items(run, ["medicine", "history"], all_cells(make_config()), 0.5)
     assert 0 < found["shown"] < found["of"] == 540
-    assert len(json.dumps(found).encode()) <= 30_000
+    assert len(as_script(found).encode()) <= 30_000
     questions, _, _ = read(found, "medicine/homo", 0)
     rows = run.read_rows("probe/medicine/homo.parquet")
     assert (questions[0][0], questions[-1][0]) == (rows[0]["question"], rows[-1]["question"])

@@ -10,12 +10,21 @@ import pytest
 from jaxift.reporting.tables import Row, Table
 from jaxift.reporting.writers import as_csv, as_latex, as_markdown, escape_latex, escape_markdown
 
-NASTY = ["a & b % $ # _ { } ~ ^ \\ < >", "=1+1", "a|b\nc", "+2.1 [-0.4, 4.7]", '"quoted", x', "− → τ ‖ –", "@SUM(A1)"]
+NASTY = [
+    "-1+cmd",
+    "a & b % $ # _ { } ~ ^ \\ < >",
+    "=1+1",
+    "a|b\nc",
+    "+2.1 [-0.4, 4.7]",
+    '"quoted", x',
+    "− → τ ‖ –",
+    "@SUM(A1)",
+]
 TABLE = Table(
     "t",
     "A caption with 5 % and a_b",
     ("name", *map(str, range(len(NASTY)))),
-    (("HOMO", (Row("HAR", tuple(NASTY), strong=frozenset({3})),)), ("x & y", (Row("INC", tuple(NASTY[::-1])),))),
+    (("HOMO", (Row("HAR", tuple(NASTY), strong=frozenset({4})),)), ("x & y", (Row("INC", tuple(NASTY[::-1])),))),
 )
 
 
@@ -24,8 +33,10 @@ def test_csv_is_read_back_and_holds_no_formula():
     assert header == ["", *TABLE.header]
     assert first[:2] == ["HOMO", "HAR"]
     assert [value.removeprefix("'") for value in first[2:]] == NASTY
-    assert [value for value in first + second if value[:1] in "=@"] == []
-    assert first[5] == "+2.1 [-0.4, 4.7]"
+    assert [value for value in first + second if value[:1] in ("=", "@") or value.startswith("-1+")] == []
+    assert first[6] == "+2.1 [-0.4, 4.7]"
+    title = Table("t", "", ("=HYPERLINK(1)",), (("", ()),))
+    assert as_csv(title) == "'=HYPERLINK(1)\n"
 
 
 def test_markdown_rows_have_equal_columns():

@@ -41,6 +41,7 @@
     }));
     if (values.map(String).includes(before)) select.value = before;
   }
+  let wanted = ""; // the seed that was chosen last, also while a model without seeds is shown
   const label = (name) => (name === data.base ? "base, zero-shot" : name);
   const tuned = () => data.models.filter((model) => model[0] === domain.value && model[1] !== data.probe);
 
@@ -49,6 +50,7 @@
     fill(arm, [...arms.filter((name) => name !== data.base), ...arms.filter((name) => name === data.base)], label);
     const seeds = tuned().filter((model) => model[1] === arm.value).map((model) => (model[2] === null ? "" : model[2]));
     fill(seed, seeds, (value) => (value === "" ? "–" : value));
+    if (seeds.map(String).includes(wanted)) seed.value = wanted;
     seed.disabled = seeds.length < 2;
   }
   function chosen() {
@@ -130,6 +132,7 @@
   fill(set, Object.keys(SETS), (name) => SETS[name]);
   offer();
   for (const select of [domain, arm]) select.addEventListener("change", () => { offer(); search(); });
+  seed.addEventListener("change", () => { wanted = seed.value; });
   for (const select of [set, seed, flip, knows]) select.addEventListener("change", search);
   let waiting;
   words.addEventListener("input", () => { clearTimeout(waiting); waiting = setTimeout(search, 150); });
