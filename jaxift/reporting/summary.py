@@ -49,8 +49,9 @@ def verdict(analysis: Analysis, sets: Sets) -> str:
         )
     elif behind and _learned(analysis, behind):
         said = (
-            "Fine-tuning here taught the model: trained on true answers that contradict it, it did clearly better than "
-            f"on its own wrong ones, and than untuned, on {_named(_learned(analysis, behind))}"
+            "Fine-tuning here did more than have the model say what it knows: trained on true answers that contradict "
+            "it, it did clearly better than on its own wrong ones, and than untuned, on "
+            + _named(_learned(analysis, behind))
         )
     elif behind:
         said = (

@@ -63,7 +63,7 @@ def test_verdict_follows_the_test_sets(sets, words):
 def test_only_what_gains_on_the_base_was_learned():
     learned = analysis(gains={"INC": entries((0.01, 0.03), (-0.01, 0.03), (-0.02, 0.01)), "SELF": LEVEL})
     told = summary.verdict(learned, BEHIND)
-    assert "Fine-tuning here taught the model" in told
+    assert "Fine-tuning here did more than have the model say what it knows" in told
     assert "and than untuned, on HOMO (" in told
     assert "beside the untuned base SELF stands at +0.5 and INC at +0.8" in told
     ruined = analysis(gains={"INC": entries(*[(-0.3, -0.2)] * 3), "SELF": entries(*[(-0.31, -0.21)] * 3)})
