@@ -105,7 +105,7 @@ def _arms(
     result = {"count": count, "spearman": _spearman(x, y), "p": None, "slope": None, "interval": None}
     if count >= FEWEST_ARMS:
         result["p"] = _permutation_p(rng, x, y)
-        fitted = stats.linregress(x, y)
+        fitted: Any = stats.linregress(x, y)
         reach = float(stats.t.ppf((1 + confidence) / 2, count - 2)) * float(fitted.stderr)
         result |= {"slope": float(fitted.slope), "interval": [fitted.slope - reach, fitted.slope + reach]}
     return result
