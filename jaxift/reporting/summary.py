@@ -34,6 +34,7 @@ def verdict(analysis: Analysis, sets: Sets) -> str:
     """What SELF minus INC says of the question: answers the base already gave, or true ones that contradict it."""
     found = _by_standing(analysis, sets)
     ahead, behind = found["ahead"], found["behind"]
+    learned = _learned(analysis, behind)
     shown = join([f"{estimate(sets[test_set])} on {LABELS[test_set]}" for test_set in LABELS])
     beneath = f"SELF − INC in points: {shown}{beside_the_base(analysis)}"
     where = "every test set" if len(ahead or behind) == len(LABELS) else _named(ahead or behind)
@@ -47,11 +48,10 @@ def verdict(analysis: Analysis, sets: Sets) -> str:
             "Fine-tuning here had the model say what it knows: its own wrong answers served it clearly better than "
             f"the true answers to the same questions on {where}"
         )
-    elif behind and _learned(analysis, behind):
+    elif learned:
         said = (
             "Fine-tuning here did more than have the model say what it knows: trained on true answers that contradict "
-            "it, it did clearly better than on its own wrong ones, and than untuned, on "
-            + _named(_learned(analysis, behind))
+            f"it, it did clearly better than on its own wrong ones, and than untuned, on {_named(learned)}"
         )
     elif behind:
         said = (
@@ -66,8 +66,9 @@ def verdict(analysis: Analysis, sets: Sets) -> str:
             else "neither its own wrong answers nor the true ones served it clearly better"
         )
         said = f"This study cannot tell whether fine-tuning taught the model or had it say what it knows: {doubt}"
-    rest = _rest(ahead or behind)
-    if (ahead or behind) and not (ahead and behind) and rest:
+    claimed = ahead or learned or behind
+    rest = [test_set for test_set in LABELS if test_set not in claimed]
+    if claimed and rest and not (ahead and behind):
         said += f", but not clearly on {_named(rest)}"
     return f"{said} ({beneath})."
 
@@ -116,10 +117,6 @@ def _by_standing(analysis: Analysis, sets: Sets) -> dict[str, list[str]]:
 
 def _named(test_sets: Sequence[str]) -> str:
     return join([LABELS[test_set] for test_set in test_sets])
-
-
-def _rest(test_sets: Sequence[str]) -> list[str]:
-    return [test_set for test_set in LABELS if test_set not in test_sets]
 
 
 def _size(entry: Mapping[str, Any], sign: int, test_set: str) -> str:
