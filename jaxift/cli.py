@@ -259,10 +259,10 @@ def _study(config: StudyConfig, stages: tuple[str, ...] | None, how: How) -> Non
 
 
 def _print_findings(run: RunDirectory, console: Console) -> None:
-    from jaxift.reporting.tables import terminal
+    from jaxift.reporting.terminal import exp1_table
 
     analysis: dict[str, Any] = run.read_json("analysis.json")
-    table = terminal(analysis)
+    table = exp1_table(analysis)
     # as wide as it is: numbers that are cut off help nobody, on a narrow terminal or in a log
     width = Measurement.get(console, console.options.update(max_width=1000), table).maximum
     Console(width=max(console.width, width)).print(table)

@@ -10,7 +10,7 @@ from rich.console import Console
 from jaxift.artifacts import RunDirectory, writable_folder
 from jaxift.errors import UserError
 from jaxift.reporting.compare import comparison, labels, render
-from jaxift.reporting.tables import as_rich
+from jaxift.reporting.terminal import as_rich
 from jaxift.reporting.writers import FORMATS
 
 

@@ -10,6 +10,11 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
+# these stand in one layer, and do not know each other
+BESIDE_THE_STUDY = (
+    "study", "world", "model_commands", "score_command", "release_command", "finetune_command", "compare_command",
+    "lm_eval",
+)  # fmt: skip
 # first to last; a module imports from its own or an earlier layer
 LAYERS = (
     ("errors",),
@@ -25,38 +30,14 @@ LAYERS = (
     ("units",),
     ("wave_progress",),
     ("wave_runner",),
-    (
-        "study",
-        "world",
-        "model_commands",
-        "score_command",
-        "release_command",
-        "finetune_command",
-        "compare_command",
-        "lm_eval",
-    ),
+    BESIDE_THE_STUDY,
     ("forecast",),
     ("cli",),
     ("__main__",),
 )
 # beside the layers: module -> who may import it
 ASIDE = {"console": ("console", "wave_progress", "wave_runner", "study", "finetune_command", "cli", "__main__")}
-# these stand in one layer, and do not know each other
-APART = set(
-    itertools.permutations(
-        (
-            "study",
-            "world",
-            "model_commands",
-            "score_command",
-            "release_command",
-            "finetune_command",
-            "compare_command",
-            "lm_eval",
-        ),
-        2,
-    )
-)
+APART = set(itertools.permutations(BESIDE_THE_STUDY, 2))
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 JAX = {"jax", "jaxlib", "flax", "optax", "orbax", "chex", "jaxtyping"}
 WITHOUT_JAX = (
@@ -64,7 +45,8 @@ WITHOUT_JAX = (
     "intervention.explanations", "intervention.facts", "intervention.general", "analysis.consistency",
     "analysis.calibration", "analysis.exp1", "analysis.exp4", "analysis.scored", "analysis.statistics",
     "reporting.summary", "reporting.tables", "reporting.writers", "reporting.figures", "reporting.items",
-    "reporting.costs", "reporting.page", "reporting.compare", "compare_command", "stages.build", "stages.analyze",
+    "reporting.costs", "reporting.page", "reporting.compare", "reporting.manifest_tables", "reporting.terminal",
+     "compare_command", "stages.build", "stages.analyze",
     "stages.report", "config", "artifacts", "errors", "console", "units", "study", "model_commands", "score_command",
     "release_command", "finetune_command", "scoring.requests", "scoring.request_file", "scoring.rows", "scoring.store",
 )  # fmt: skip

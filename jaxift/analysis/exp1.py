@@ -75,11 +75,22 @@ def arm_accuracy(domains: Mapping[str, Resampled], arm: str, confidence: float) 
         return None
 
     def told(each: Estimate) -> dict[str, Any]:
-        low, high = each.interval(confidence)
-        return {"accuracy": each.value, "interval": [max(low, 0.0), min(high, 1.0)]}
+        return {"accuracy": each.value, "interval": share_interval(each, confidence)}
 
     by_domain = {name: {**told(each), "seeds": domains[name].seeds(arm)} for name, each in found.domains.items()}
     return {**told(found.mean), "by_domain": by_domain}
+
+
+def share_interval(each: Estimate, confidence: float) -> list[float]:
+    """The interval of what lies between 0 and 1."""
+    low, high = each.interval(confidence)
+    return [max(low, 0.0), min(high, 1.0)]
+
+
+def model_interval(domain: Resampled, place: int, confidence: float) -> list[float]:
+    """The interval of one model's accuracy, over questions alone; `place` is its column."""
+    mine = domain.correct[:, [place]].astype(np.float64)
+    return share_interval(estimate(float(mine.mean()), domain.draws[:, place], [mine], len(mine)), confidence)
 
 
 def arm_difference(domains: Mapping[str, Resampled], arms: tuple[str, str], confidence: float) -> dict[str, Any] | None:

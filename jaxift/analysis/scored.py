@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from jaxift.analysis import consistency
@@ -34,6 +35,15 @@ class Scored:
     def letters(self, answers: NDArray[np.int64]) -> NDArray[np.int64]:
         """How many of some answers stand at each place, [K]."""
         return np.bincount(answers, minlength=self.log_probs.shape[1])
+
+
+def in_order_of(table: pa.Table, questions: pa.Table) -> pa.Table:
+    """Answers in the order of the questions, by their `id`; those to none of them come first."""
+    if table["id"].equals(questions["id"]):
+        return table
+    order = {name: number for number, name in enumerate(questions["id"].to_pylist())}
+    places = np.array([order.get(name, -1) for name in table["id"].to_pylist()], dtype=np.int64)
+    return table.take(np.argsort(places, kind="stable"))
 
 
 def alone(scored: Scored) -> dict[str, Any]:

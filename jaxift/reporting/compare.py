@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
-from jaxift.analysis.exp1 import FEW_SHOT
+from jaxift.analysis.exp1 import FEW_SHOT, share_interval
 from jaxift.analysis.statistics import Estimate, as_sample
 from jaxift.config import BASE
 from jaxift.reporting.page import environment
@@ -121,10 +121,8 @@ def _row(
 
 
 def _mean(mean: Estimate, kind: str, confidence: float) -> str:
-    low, high = mean.interval(confidence)
-    if kind == "accuracy":
-        low, high = max(low, 0.0), min(high, 1.0)
-    return estimate({kind: mean.value, "interval": [low, high]})
+    interval = share_interval(mean, confidence) if kind == "accuracy" else mean.interval(confidence)
+    return estimate({kind: mean.value, "interval": interval})
 
 
 def render(analyses: Analyses, tables: Sequence[Table]) -> dict[str, str]:

@@ -98,7 +98,7 @@ def figures(analysis: Analysis) -> list[FigureOf]:
         found.append(
             _rows_figure("exp2", "exp2", lambda axes, test_set: draw_contexts(axes, analysis, test_set), rows, caption)
         )
-    shares = _mixtures(analysis)
+    shares = tables.mixtures_shown(analysis)
     if len(shares) > 1:
         [(_, rows)] = tables.mixture_table(analysis).groups
         words = _words(rows)
@@ -223,14 +223,9 @@ def draw_contexts(axes: Axes, analysis: Analysis, test_set: str) -> None:
     _name(axes, [tables.contrast_label(name) for name in names], LABELS[test_set], "difference, points")
 
 
-def _mixtures(analysis: Analysis) -> list[tuple[float, str]]:
-    """The arms of Exp-III that have scores, by their share of own answers."""
-    return sorted((share, arm) for arm, share in analysis["exp3"].items() if arm in analysis["exp1"]["accuracy"])
-
-
 def draw_mixtures(axes: Axes, analysis: Analysis, test_set: str) -> None:
     """Draws accuracy by the share of own answers, with its band."""
-    accuracy, shares = analysis["exp1"]["accuracy"], _mixtures(analysis)
+    accuracy, shares = analysis["exp1"]["accuracy"], tables.mixtures_shown(analysis)
     x = [100 * share for share, _ in shares]
     entries = [accuracy[arm][test_set] for _, arm in shares]
     low, high = ([100 * entry["interval"][end] for entry in entries] for end in (0, 1))

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from jaxift.analysis.exp1 import FEW_SHOT
+from jaxift.analysis.scored import in_order_of
 from jaxift.artifacts import RunDirectory
 from jaxift.config import BASE, TEST_SETS, Cell
 
@@ -56,10 +57,7 @@ def _read(run: RunDirectory, domains: Sequence[str], cells: Sequence[Cell], thre
             for number, cell in enumerate(scored, len(present)):
                 if cell.domain == name:
                     table = run.read_table(f"cells/{cell.id}/scores/{test_set}.parquet")
-                    if not table["id"].equals(probe["id"]):
-                        order = {each: place for place, each in enumerate(table["id"].to_pylist())}
-                        table = table.take([order[each] for each in probe["id"].to_pylist()])
-                    answers[number] = _answers(table, threshold)
+                    answers[number] = _answers(in_order_of(table, probe), threshold)
             sets[f"{name}/{test_set}"] = rows, answers
     return {"models": models, "sets": sets}
 

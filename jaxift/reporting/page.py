@@ -9,7 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 from markupsafe import Markup
 
 from jaxift.analysis.calibration import KNOWLEDGE
-from jaxift.reporting import summary, tables
+from jaxift.reporting import manifest_tables, summary, tables
 from jaxift.reporting.figures import FigureOf
 from jaxift.reporting.items import as_script
 from jaxift.reporting.tables import Analysis, Table
@@ -56,7 +56,7 @@ def sections(
     accuracy, *rest = tables.exp1_tables(analysis)
     differences = [table for table in rest if table.name == "differences"]
     others = [table for table in rest if table.name != "differences"]
-    moved, arms = [tables.consistency_table(analysis)], tables.arms_tables(manifests)
+    moved, arms = [tables.consistency_table(analysis)], manifest_tables.arms_tables(manifests)
     title = "Exp-I: which answers serve the model?"
     wanted = [
         Section("exp1", title, (), (accuracy, *differences), tuple(others), "How sure that is, and each domain alone"),
@@ -71,7 +71,7 @@ def sections(
             "confounds", "Confounds: letters, confidence, style", (), (tables.behaviour_table(analysis),), tuple(arms),
             "What the arms hold",
         ),
-        Section("costs", "What it took", (), (tables.cost_table(costs),)),
+        Section("costs", "What it took", (), (manifest_tables.cost_table(costs),)),
     ]  # fmt: skip
     filled = [
         dataclasses.replace(

@@ -1,12 +1,8 @@
-"""The study's tables as text, from `analysis.json` and the manifests: what terminal, page and files all show."""
+"""The study's tables as text, from `analysis.json` alone: what terminal, page and files all show."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
-
-from rich.box import SIMPLE_HEAD
-from rich.table import Table as RichTable
-from rich.text import Text
 
 from jaxift.analysis.calibration import KNOWLEDGE
 from jaxift.analysis.exp1 import FEW_SHOT
@@ -104,13 +100,18 @@ def difference_rows(analysis: Analysis) -> tuple[Row, ...]:
     rows = []
     for name in contrasts_shown(analysis):
         sets = analysis["exp1"]["differences"][name]
-        strong = frozenset(place for place, test_set in enumerate(LABELS) if is_clear(analysis, sets[test_set]))
-        values = tuple(estimate(sets[test_set]) for test_set in LABELS)
-        rows.append(Row(contrast_label(name), values, strong=strong))
+        rows.append(_difference_row(analysis, name))
         paper = [sets[test_set]["paper"] for test_set in LABELS]
         if None not in paper:
             rows.append(Row("in the paper", tuple(f"{100 * value:+.2f}" for value in paper), muted=True))
     return tuple(rows)
+
+
+def _difference_row(analysis: Analysis, name: str) -> Row:
+    """A difference on all test sets, those that are clear standing out."""
+    sets = analysis["exp1"]["differences"][name]
+    strong = frozenset(place for place, test_set in enumerate(LABELS) if is_clear(analysis, sets[test_set]))
+    return Row(contrast_label(name), tuple(estimate(sets[test_set]) for test_set in LABELS), strong=strong)
 
 
 def exp1_tables(analysis: Analysis) -> list[Table]:
@@ -129,7 +130,7 @@ def exp1_tables(analysis: Analysis) -> list[Table]:
             "for all differences of this table. The paper's values are other models'."
         )
         tables.append(Table("differences", caption, ("difference", *header), (("", rows),)))
-        tables.append(tests_table(analysis))
+        tables.append(certainty_table(analysis))
     tables.append(_per_domain(analysis, "accuracy", "domains", f"Accuracy per domain in %, with {level}."))
     if rows:
         caption = f"Differences per domain in percentage points, with {level}."
@@ -137,44 +138,12 @@ def exp1_tables(analysis: Analysis) -> list[Table]:
     return tables
 
 
-def terminal(analysis: Analysis) -> RichTable:
-    """The Exp-I table for the terminal: accuracy of the base and of every arm, then the differences."""
-    level = f"{100 * analysis['settings']['confidence']:g} %"
-    title = f"Exp-I: accuracy in %, differences in points, {level} intervals"
-    table = RichTable(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    table.add_column("", no_wrap=True)
-    for label in LABELS.values():
-        table.add_column(label, justify="right", no_wrap=True)
-    for rows in (accuracy_rows(analysis), difference_rows(analysis)):
-        _add(table, rows)
-    return table
-
-
-def as_rich(table: Table) -> RichTable:
-    """Any table for the terminal."""
-    shown = RichTable(title=table.caption, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for place, title in enumerate(table.header):
-        shown.add_column(Text(title), justify="right" if place else "left", no_wrap=True)
-    for heading, rows in table.groups:
-        if heading:
-            shown.add_row(Text(heading, "bold"))
-        _add(shown, rows)
-    return shown
-
-
-def _add(shown: RichTable, rows: Sequence[Row]) -> None:
-    for row in rows:
-        values = (Text(value, "bold" if place in row.strong else "") for place, value in enumerate(row.values))
-        shown.add_row(Text(row.label), *values, style="dim" if row.muted else "")
-    shown.add_section()
-
-
 def is_clear(analysis: Analysis, entry: Mapping[str, Any]) -> bool:
     """Whether a difference is told from 0, also after Holm's correction for all of them."""
     return entry["p_holm"] < 1 - analysis["settings"]["confidence"]
 
 
-def tests_table(analysis: Analysis) -> Table:
+def certainty_table(analysis: Analysis) -> Table:
     """How sure the differences are, and what the study could have seen."""
     groups = []
     for test_set, label in LABELS.items():
@@ -323,48 +292,26 @@ def training_table(analysis: Analysis) -> Table:
     return Table("training", caption, header, (("", tuple(rows)),))
 
 
-def cost_table(costs: Mapping[str, Mapping[str, Any]]) -> Table:
-    """What each stage took, from `costs.stage_costs`; empty without any."""
-    rows = []
-    for stage, found in costs.items():
-        busy = found["seconds"].get("step", 0.0)
-        rate = f"{found['flops'] / busy / 1e9:,.1f}" if busy else "–"
-        used = "–" if not found["peak"] or not busy else f"{found['flops'] / busy / found['peak']:.0%}"
-        others = sum(found["seconds"].values()) - busy
-        values = (f"{busy:,.1f}", f"{others:,.1f}", f"{found['tokens']:,.0f}", f"{found['places']:,.0f}")
-        rows.append(Row(f"{stage} ({found['units']})", (*values, f"{found['flops']:.2e}", rate, used)))
-    header = (
-        "stage (units)", "computing, s", "compiling and else, s", "tokens asked for", "places computed", "useful FLOPs",
-        "useful GFLOP/s", "of the peak",
-    )  # fmt: skip
-    devices = sorted({f"{found['devices']} {found['device']}, {found['dtype']}" for found in costs.values()})
-    caption = (
-        f"What it took, on {'; '.join(devices)}. Tokens are those of whole prompts, places what went through the "
-        "model, with shared parts computed once and padding; of what was interrupted, the last run."
-    )
-    return Table("costs", caption, header, (("", tuple(rows)),))
-
-
 def mixture_table(analysis: Analysis) -> Table:
     """Exp-III: what a share of the base's own answers does; without rows where no arm mixes both answers."""
     rows = []
-    for arm, share in sorted(analysis["exp3"].items(), key=lambda each: each[1]):
-        sets = analysis["exp1"]["accuracy"].get(arm)
-        if sets:
-            kept = (f"{analysis['consistency'][arm][test_set]['rank_consistency']:.3f}" for test_set in LABELS)
-            rows.append(Row(percent(share), (*(estimate(sets[test_set]) for test_set in LABELS), *kept)))
+    for share, arm in mixtures_shown(analysis):
+        sets = analysis["exp1"]["accuracy"][arm]
+        kept = (f"{analysis['consistency'][arm][test_set]['rank_consistency']:.3f}" for test_set in LABELS)
+        rows.append(Row(percent(share), (*(estimate(sets[test_set]) for test_set in LABELS), *kept)))
     header = ("own answers, %", *LABELS.values(), *(f"rank consistency, {label}" for label in LABELS.values()))
     caption = "Exp-III: the items of INC, a share of them trained on the base's own answer, the rest on the true one."
     return Table("exp3", caption, header, (("", tuple(rows)),))
 
 
+def mixtures_shown(analysis: Analysis) -> list[tuple[float, str]]:
+    """The arms of Exp-III that have scores, by their share of own answers."""
+    return sorted((share, arm) for arm, share in analysis["exp3"].items() if arm in analysis["exp1"]["accuracy"])
+
+
 def context_table(analysis: Analysis) -> Table:
     """Exp-II: what the knowledge before a question does in training; without rows where no arm has it."""
-    rows = []
-    for name in context_contrasts(analysis):
-        sets = analysis["exp1"]["differences"][name]
-        strong = frozenset(place for place, test_set in enumerate(LABELS) if is_clear(analysis, sets[test_set]))
-        rows.append(Row(contrast_label(name), tuple(estimate(sets[test_set]) for test_set in LABELS), strong=strong))
+    rows = [_difference_row(analysis, name) for name in context_contrasts(analysis)]
     caption = "Exp-II: what it changes, in percentage points, that the knowledge stands before the question."
     return Table("exp2", caption, ("difference", *LABELS.values()), (("", tuple(rows)),))
 
@@ -401,54 +348,3 @@ def exp4_table(analysis: Analysis) -> Table:
     )
     header = ("test set", "tuned cells", "partial Spearman", "arms", "between arms", "points per 0.1")
     return Table("exp4", caption, header, (("", tuple(rows)),))
-
-
-def arms_tables(manifests: Mapping[tuple[str, int], Mapping[str, Any]]) -> list[Table]:
-    """What the arms hold, from their manifests by (domain, seed): items, styles and letters; empty without any."""
-    if not manifests:
-        return []
-    groups: dict[str, list[Row]] = {}
-    letters: dict[str, dict[str, int]] = {}
-    styles: dict[str, list[tuple[float, ...]]] = {}
-    for (domain, seed), manifest in manifests.items():
-        sizes = {arm: facts["items"] for arm, facts in manifest["arms"].items()}
-        shown = ", ".join(f"{arm} {size}" for arm, size in sizes.items())
-        qualifying = (str(manifest["qualifying"][arm]) for arm in ("HAR", "INC"))
-        groups.setdefault(domain, []).append(Row(f"seed {seed}", (*qualifying, shown)))
-        for arm, facts in manifest["arms"].items():
-            for letter, count in facts.get("letters", {}).items():
-                letters.setdefault(arm, {}).setdefault(letter, 0)
-                letters[arm][letter] += count
-            items = max(facts["items"], 1)
-            own = facts.get("trained_on_own_answer", 0) / items
-            style = (facts.get("mean_confidence", 0.0), own, facts.get("explained", 0) / items, facts.get("general", 0))
-            styles.setdefault(arm, []).append(style)
-    header = ("domain", "qualify for HAR", "qualify for INC", "items drawn")
-    shown_groups = tuple((domain, tuple(rows)) for domain, rows in groups.items())
-    tables = [Table("arms", "Questions that qualify for the arms, and how many were drawn.", header, shown_groups)]
-    return [*tables, _styles_table(styles), *([_letters_table(letters)] if letters else [])]
-
-
-def _styles_table(styles: Mapping[str, Sequence[tuple[float, ...]]]) -> Table:
-    """How sure the base was of an arm's items, and in which style they are answered."""
-    rows = []
-    for arm, found in styles.items():
-        confidence, own, explained, general = (sum(column) / len(found) for column in zip(*found, strict=True))
-        rows.append(Row(arm, (percent(confidence), percent(own), percent(explained), f"{general:.0f}")))
-    caption = (
-        "What the arms' items are like, over all domains and seeds: how sure the base was, and what is trained on."
-    )
-    header = ("arm", "base's confidence, %", "its own answer, %", "explained, %", "general instructions")
-    return Table("styles", caption, header, (("", tuple(rows)),))
-
-
-def _letters_table(letters: Mapping[str, Mapping[str, int]]) -> Table:
-    """Where the trained answers stand among the options, per arm."""
-    names: Sequence[str] = sorted({letter for counts in letters.values() for letter in counts})
-    rows = []
-    for arm in sorted(letters):
-        counts = letters[arm]
-        total = max(sum(counts.values()), 1)
-        rows.append(Row(arm, tuple(percent(counts.get(letter, 0) / total) for letter in names)))
-    caption = "Position of the answer trained on, % of an arm's items over all domains and seeds."
-    return Table("letters", caption, ("arm", *names), (("", tuple(rows)),))

@@ -44,7 +44,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from jaxift.analysis import consistency, exp1, exp4
-from jaxift.analysis.scored import MEASURES, Scored, alone, beside_base
+from jaxift.analysis.scored import MEASURES, Scored, alone, beside_base, in_order_of
 from jaxift.arms import contrasts, mixtures
 from jaxift.artifacts import RunDirectory
 from jaxift.config import BASE, TEST_SETS, Cell, StudyConfig
@@ -137,9 +137,7 @@ def _load(run: RunDirectory, domain: str, test_set: str, cells: Iterable[Cell]) 
     probe = run.read_table(path)
     if not len(probe):
         raise UserError(f"{run.root / path}: holds no question; give the {test_set} set of {domain} at least one")
-    ids = probe["id"].to_pylist()
-    order = {name: number for number, name in enumerate(ids)}
-    if len(order) < len(probe):
+    if len(set(probe["id"].to_pylist())) < len(probe):
         raise UserError(f"{run.root / path}: two questions share an id; make the ids of its sources unique")
     texts = (probe[name].to_pylist() for name in ("question", "options", "gold"))
     contents = [(question, tuple(options), gold) for question, options, gold in zip(*texts, strict=True)]
@@ -147,10 +145,7 @@ def _load(run: RunDirectory, domain: str, test_set: str, cells: Iterable[Cell]) 
     scored = {}
     for cell in cells:
         cell_path = f"cells/{cell.id}/scores/{test_set}.parquet"
-        table = run.read_table(cell_path)
-        if not table["id"].equals(probe["id"]):
-            places = np.array([order.get(name, -1) for name in table["id"].to_pylist()], dtype=np.int64)
-            table = table.take(np.argsort(places, kind="stable"))
+        table = in_order_of(run.read_table(cell_path), probe)
         if not table["id"].equals(probe["id"]) or _identity(table) != _identity(probe):
             raise UserError(f"{run.root / cell_path}: its questions are not those of {path}; run evaluate again")
         scored[cell] = _scored(table, str(run.root / cell_path))
@@ -230,15 +225,8 @@ def _analyze_set(
     for name, domain in scores.items():
         result["probe"][name][test_set] = alone(domain.base)
         for number, (cell, scored) in enumerate(domain.cells.items(), start=1):
-            alone_in = exp1.Resampled(
-                resampled[name].questions, ((cell.arm, cell.seed),), scored.correct[:, None],
-                resampled[name].draws[:, [number]],
-            )  # fmt: skip
-            summary = exp1.arm_accuracy({name: alone_in}, cell.arm, options.confidence)
-            assert summary is not None
-            entries[cell]["sets"][test_set] = {
-                "interval": summary["interval"], **beside_base(domain.base, scored, threshold),
-            }  # fmt: skip
+            interval = exp1.model_interval(resampled[name], number, options.confidence)
+            entries[cell]["sets"][test_set] = {"interval": interval, **beside_base(domain.base, scored, threshold)}
     for arm in (exp1.FEW_SHOT, BASE, *config.build.arms):
         summary = exp1.arm_accuracy(resampled, arm, options.confidence)
         if summary is not None:

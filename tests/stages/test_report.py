@@ -13,7 +13,7 @@ from jaxift.artifacts import RunDirectory
 from jaxift.config import BASE, Cell
 from jaxift.errors import UserError
 from jaxift.reporting import summary
-from jaxift.reporting.tables import terminal
+from jaxift.reporting.terminal import exp1_table
 from jaxift.stages.analyze import analyze
 from jaxift.stages.report import report
 
@@ -170,7 +170,7 @@ def test_unanalysed_run_is_refused(tmp_path):
 
 def test_terminal_table_fits_80_columns(reported):
     console = Console(width=80, file=io.StringIO())
-    console.print(terminal(reported[1].read_json("analysis.json")))
+    console.print(exp1_table(reported[1].read_json("analysis.json")))
     lines = console.file.getvalue().splitlines()
     assert max(len(line) for line in lines) <= 80
     assert "…" not in console.file.getvalue()
