@@ -16,6 +16,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
+from jaxift.models import splash
 from jaxift.models.attention import NEGATIVE, attention, attention_mask
 from jaxift.models.config import DecoderConfig, Span
 from jaxift.models.layer import PROJECTION, Columns, Layer, Norm, Past, matrix, whole
@@ -24,7 +25,7 @@ from jaxift.parallel.mesh import platform, spec
 UNROLLED_LAYERS = 6
 Remat = Literal["none", "dots", "full"]
 KEPT = {
-    "dots": jax.checkpoint_policies.save_only_these_names(PROJECTION),
+    "dots": jax.checkpoint_policies.save_only_these_names(PROJECTION, splash.ATTENTION),
     "full": jax.checkpoint_policies.nothing_saveable,
 }
 QUERY_BLOCK = {"cpu": 128}
@@ -79,18 +80,24 @@ class Decoder(nnx.Module):
     ) -> Float[Array, "B T D"]:
         """The residual stream after the final norm, [B, T, D] in `dtype`.
 
-        Tokens see earlier positions of their own segment only; segment 0 is padding. No other segment may hold more
-        than `longest` tokens, and each must be whole: attention looks no further back. `remat` is what the backward
-        pass recomputes beside attention's weights and the MLP's gate: nothing, all but the products with a layer's
-        matrices (`dots`), or whole layers (`full`). `unrolled` compiles each layer for itself.
+        Tokens see earlier positions of their own segment only; segment 0 is padding. A segment's tokens stand side by
+        side in order, and no other may hold more than `longest`, each of them whole: attention looks no further back.
+        `remat` is what the backward pass recomputes beside attention's weights and the MLP's gate: nothing, all but the
+        products with a layer's matrices and what is attended to (`dots`), or whole layers (`full`). `unrolled`
+        compiles each layer for itself.
         """
-        masks = self._masks(lambda window: attention_mask(segments_BT, positions_BT, window))
+        kernel = splash.is_used()
+        masks = {} if kernel else self._masks(lambda window: attention_mask(segments_BT, positions_BT, window))
 
         def attend(
             span: Span, past: None, group: None, q_BTNH: Array, k_BTKH: Array, v_BTKH: Array
         ) -> tuple[Array, None]:
-            # attention's weights grow with the square of the length: the backward pass computes them again
             reach = min(reach for reach in (span.window, longest, tokens_BT.shape[1]) if reach is not None)
+            if kernel:
+                scale, soft_cap = self.config.attention_scale, self.config.attention_soft_cap
+                parts = q_BTNH, k_BTKH, v_BTKH, segments_BT
+                return splash.attend_packed(*parts, scale=scale, soft_cap=soft_cap, reach=reach), past
+            # attention's weights grow with the square of the length: the backward pass computes them again
             in_blocks = jax.checkpoint(functools.partial(self._in_blocks, reach))
             return in_blocks(q_BTNH, k_BTKH, v_BTKH, masks[span.window]), past
 
@@ -175,13 +182,14 @@ class Decoder(nnx.Module):
         # rounded to the stream's dtype, as the families that have it were trained
         return x_BTD if scale is None else x_BTD * jnp.asarray(scale, dtype)
 
-    def head_weight(self, dtype: np.dtype | type) -> Float[Array, "V D"]:
-        """The LM head as it is computed with, the vocabulary sharded over `tensor`."""
-        return whole(self.embedding if self.head is None else self.head, dtype, "vocab", None)
+    def head_matrix(self, dtype: np.dtype | type) -> Float[Array, "V D"]:
+        """The LM head in the type that it is computed in, laid out as it lies."""
+        return (self.embedding if self.head is None else self.head)[...].astype(dtype)
 
     def logits(self, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
         """float32 logits of hidden states, the vocabulary (with its padding) sharded over `tensor`."""
-        config, weight_VD = self.config, self.head_weight(hidden.dtype)
+        config = self.config
+        weight_VD = jax.sharding.reshard(self.head_matrix(hidden.dtype), spec("vocab", None))
         logits = jnp.einsum("...D,VD->...V", hidden, weight_VD, preferred_element_type=jnp.float32)
         if config.logit_soft_cap is not None:
             logits = config.logit_soft_cap * jnp.tanh(logits / config.logit_soft_cap)

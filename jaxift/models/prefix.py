@@ -5,6 +5,7 @@ Shape letters as in the decoder, and P columns of the prefix, R rows of a lane, 
 """
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ import numpy as np
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxift.models import splash
 from jaxift.models.attention import NEGATIVE
 from jaxift.models.config import DecoderConfig, Span
 from jaxift.models.decoder import Decoder
@@ -56,9 +58,8 @@ def prefill(
 ) -> Prefix:
     """Computes the T columns that follow the first `positions_BT[:, 0]` of each prefix; see `score_rows`."""
     used_B = positions_BT.min(axis=1)  # jax 0.12 forgets the layout of a sliced batch of one
-    attend = functools.partial(
-        _attend, decoder.config, positions_BT, reach_BT, used_B, tokens_BT.shape[1], remembers=True
-    )
+    rows = _rows(decoder.config, positions_BT, reach_BT, tokens_BT.shape[1])
+    attend = functools.partial(_attend, decoder.config, rows, used_B, remembers=True)
     return decoder.through(tokens_BT, positions_BT, attend, prefix, dtype=dtype)[1]
 
 
@@ -83,7 +84,8 @@ def score_rows(
     where a token's reach is the end of what branches off it. Reach 0 is padding. No more than about `logits_bytes` of
     float32 logits of a lane exist at a time.
     """
-    attend = functools.partial(_attend, decoder.config, positions_BT, reach_BT, used_B, length, remembers=False)
+    rows = _rows(decoder.config, positions_BT, reach_BT, length)
+    attend = functools.partial(_attend, decoder.config, rows, used_B, remembers=False)
     hidden_BTD, _ = decoder.through(tokens_BT, positions_BT, attend, prefix, dtype=dtype)
     return _read_out(decoder, hidden_BTD, slots_BC, targets_BCA, logits_bytes)
 
@@ -114,12 +116,25 @@ def _shaped(x: Array, *shape: int) -> Array:
     return jnp.reshape(x, shape, out_sharding=PartitionSpec(*[None] * len(shape)))
 
 
+class Rows(NamedTuple):
+    """Rows of tokens of each lane, and for the splash kernel who sees whom there, by window."""
+
+    positions_BT: Array
+    reach_BT: Array
+    length: int
+    masks: dict[int | None, Array]
+
+
+def _rows(config: DecoderConfig, positions_BT: Array, reach_BT: Array, length: int) -> Rows:
+    windows = {span.window for span in config.pattern} if splash.is_used() else ()
+    masks = {window: splash.row_masks(positions_BT, reach_BT, length, window) for window in windows}
+    return Rows(positions_BT, reach_BT, length, masks)
+
+
 def _attend(
     config: DecoderConfig,
-    positions_BT: Array,
-    reach_BT: Array,
+    given: Rows,
     used_B: Array,
-    length: int,
     span: Span,
     past: KeyValues,
     group: Array | None,
@@ -130,11 +145,13 @@ def _attend(
     remembers: bool,
 ) -> tuple[Array, KeyValues]:
     """Attention of one layer, each device for its own lanes and heads; with `remembers`, writes the new columns."""
-    rows, queries, keys = spec("batch", None), spec("batch", None, "heads", None), spec("batch", None, "kv_heads", None)
+    lanes, queries, keys = spec("batch"), spec("batch", None, "heads", None), spec("batch", None, "kv_heads", None)
     stack = spec("batch", "kv_heads", None, None) if group is None else spec(None, "batch", "kv_heads", None, None)
 
+    mask = given.masks.get(span.window)
+
     def local(
-        past: KeyValues, group: Array, used_B: Array, q: Array, k: Array, v: Array, positions: Array, reach: Array
+        past: KeyValues, group: Array, used_B: Array, q: Array, k: Array, v: Array, *rows: Array
     ) -> tuple[Array, KeyValues]:
         """One lane a device."""
         q = (q.astype(jnp.float32) * config.attention_scale).astype(q.dtype)
@@ -142,14 +159,23 @@ def _attend(
         if remembers:
             past = _written(past[0], k_KTH, group, used_B[0]), _written(past[1], v_KTH, group, used_B[0])
         prefix = _of_group(past[0], group), _of_group(past[1], group)
-        found = _attend_rows(q_NTH, k_KTH, v_KTH, positions[0], reach[0], length, config, span.window)
-        out_NTH = _attend_prefix(q_NTH, prefix, used_B[0], positions[0], found, config, span.window)
+        positions, reach, *visible = (each[0] for each in rows)
+        if visible:
+            soft_cap = config.attention_soft_cap
+            found = splash.attend_rows(q_NTH, k_KTH, v_KTH, visible[0], given.length, soft_cap)
+            before = splash.attend_prefix(q_NTH, *prefix, used_B[0], positions, span.window, soft_cap)
+            out_NTH = splash.merged(found, before)
+        else:
+            found = _attend_rows(q_NTH, k_KTH, v_KTH, positions, reach, given.length, config, span.window)
+            out_NTH = _attend_prefix(q_NTH, prefix, used_B[0], positions, found, config, span.window)
         return out_NTH.transpose(1, 0, 2)[None].astype(q.dtype), past
 
-    layouts = ((stack, stack), spec(), spec("batch"), queries, keys, keys, rows, rows)
+    rows = (given.positions_BT, given.reach_BT, *(() if mask is None else (mask,)))
+    layouts = ((stack, stack), spec(), lanes, queries, keys, keys, *[lanes] * len(rows))
     number = jnp.int32(0) if group is None else group
-    run = jax.shard_map(local, in_specs=layouts, out_specs=(queries, (stack, stack)))
-    return run(past, number, used_B, q_BTNH, k_BTKH, v_BTKH, positions_BT, reach_BT)
+    # the kernel does not say over which devices its results vary
+    run = jax.shard_map(local, in_specs=layouts, out_specs=(queries, (stack, stack)), check_vma=mask is None)
+    return run(past, number, used_B, q_BTNH, k_BTKH, v_BTKH, *rows)
 
 
 def _of_group(part: Array, group: Array) -> Array:

@@ -15,10 +15,11 @@ from jaxtyping import Array, Float, Int
 
 from jaxift.models.attention import NEGATIVE
 from jaxift.models.decoder import Decoder
-from jaxift.parallel.mesh import RULES, spec
+from jaxift.parallel.mesh import RULES, platform, spec
 
-LOGITS_BYTES = 1 << 25
-"""float32 logits of one model that exist at a time on a device."""
+LOGITS_BYTES = {"cpu": 1 << 25}
+"""float32 logits of one model that exist at a time on a device; a platform that is not named takes the default."""
+DEFAULT_LOGITS_BYTES = 1 << 27
 
 
 class Losses(NamedTuple):
@@ -62,7 +63,7 @@ def summed_loss(
     """
     config = decoder.config
     head = _Head(config.vocab_size, config.logit_soft_cap, kl_weight)
-    weight_VD = decoder.head_weight(hidden_RTD.dtype)
+    weight_VD = decoder.head_matrix(hidden_RTD.dtype)
     used = jnp.asarray(slots_HS.shape[1] if used is None else used, jnp.int32)
     sums: Any = _summed(head, weight_VD, hidden_RTD, slots_HS, targets_HS, weights_HS, used, reference)
     return Losses(*sums)
@@ -98,7 +99,7 @@ def _run(
     *,
     with_gradient: bool,
 ) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
-    matrix, rows, places = spec("vocab", None), spec("batch", None, None), spec("batch", None)
+    matrix, rows, places = spec("vocab", "embed"), spec("batch", None, None), spec("batch", None)
     given = () if reference is None else tuple(reference)
     local = functools.partial(_local, head, with_gradient)
     run: Any = jax.shard_map(
@@ -123,10 +124,13 @@ def _local(
     reference_RTD: Array | None = None,
     reference_VD: Array | None = None,
 ) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
-    """One device's rows and share of the vocabulary."""
+    """One device's rows and share of the vocabulary; of the matrices it holds a part of that share's columns."""
+    weight_VD = _gathered(weight_VD)
+    reference_VD = None if reference_VD is None else _gathered(reference_VD)
     (V, D), S = weight_VD.shape, slots_HS.shape[1]
     slots, targets, weights = slots_HS[0], targets_HS[0], weights_HS[0]
-    together = max(1, min(S, LOGITS_BYTES // (4 * V * (1 if reference_VD is None else 2))))
+    logits_bytes = LOGITS_BYTES.get(platform(), DEFAULT_LOGITS_BYTES)
+    together = max(1, min(S, logits_bytes // (4 * V * (1 if reference_VD is None else 2))))
     blocks = -(-S // together)
     padded = blocks * together
     hidden_ND = hidden_RTD.reshape(-1, D)
@@ -163,7 +167,20 @@ def _local(
     gradient_SD = jax.lax.psum(gradient_SD, vocab)[:S]
     gradient_ND = jnp.zeros(hidden_ND.shape, jnp.float32).at[slots].add(gradient_SD)
     gradient_RTD = gradient_ND.reshape(hidden_RTD.shape).astype(hidden_RTD.dtype)
-    return sums, (jax.lax.psum(gradient_VD, batch).astype(weight_VD.dtype), gradient_RTD)
+    return sums, (_scattered(gradient_VD.astype(weight_VD.dtype)), gradient_RTD)
+
+
+def _gathered(weight: Array) -> Array:
+    """A matrix with all its columns."""
+    return jax.lax.all_gather(weight, RULES["embed"], axis=1, tiled=True)
+
+
+def _scattered(gradient_VD: Array) -> Array:
+    """This device's columns of the sum over all rows of the batch."""
+    # what is summed and cut the compiler makes a reduce-scatter of; JAX's own does not go with cells mapped outside
+    columns = gradient_VD.shape[1] // jax.lax.axis_size(RULES["embed"])
+    whole = jax.lax.psum(gradient_VD, RULES["batch"])
+    return jax.lax.dynamic_slice_in_dim(whole, jax.lax.axis_index(RULES["embed"]) * columns, columns, axis=1)
 
 
 def _block(

@@ -83,7 +83,7 @@ def response_loss(
     hidden_RTD = decoder.hidden(*inputs, **how)
     kept = None
     if reference is not None:
-        kept = Reference(reference.hidden(*inputs, **how), reference.head_weight(hidden_RTD.dtype))
+        kept = Reference(reference.hidden(*inputs, **how), reference.head_matrix(hidden_RTD.dtype))
     return summed_loss(decoder, hidden_RTD, slots_HS, targets_HS, weights_HS, used, kept, kl_weight)
 
 

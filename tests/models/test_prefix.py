@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 from jax.sharding import NamedSharding
 
-from jaxift.models import prefix
+from jaxift.models import prefix, splash
 from jaxift.models.config import DecoderConfig, Span
 from jaxift.models.decoder import abstract_decoder
 from jaxift.models.rope import Rope
@@ -69,13 +69,15 @@ def random_decoder(name):
     return nnx.merge(graph, drawn), mesh
 
 
-@functools.partial(jax.jit, static_argnames=("graph", "dtype"))
-def prefilled(graph, state, room, *arrays, dtype):
+@functools.partial(jax.jit, static_argnames=("graph", "dtype", "kernel"))
+def prefilled(graph, state, room, *arrays, dtype, kernel):
+    assert splash.is_used() == kernel  # programs are kept for each way
     return prefix.prefill(nnx.merge(graph, state), room, *arrays, dtype=dtype)
 
 
-@functools.partial(jax.jit, static_argnames=("graph", "length", "dtype"))
-def scored(graph, state, room, *arrays, length, dtype):
+@functools.partial(jax.jit, static_argnames=("graph", "length", "dtype", "kernel"))
+def scored(graph, state, room, *arrays, length, dtype, kernel):
+    assert splash.is_used() == kernel
     return prefix.score_rows(nnx.merge(graph, state), room, *arrays, length=length, dtype=dtype)
 
 
@@ -96,7 +98,7 @@ def filled_prefix(decoder, mesh, texts, depths, piece=PIECE, dtype=np.float32):
             place = np.arange(piece)[None]
             tokens = np.take_along_axis(texts, np.minimum(starts + place, texts.shape[1] - 1), axis=1)
             arrays = (np.where(place < counts, tokens, 0), starts + place, np.where(place < counts, counts, 0))
-            room = prefilled(*split, room, *placed(mesh, *arrays), dtype=np.dtype(dtype))
+            room = prefilled(*split, room, *placed(mesh, *arrays), dtype=np.dtype(dtype), kernel=splash.is_used())
     return room
 
 
@@ -128,7 +130,8 @@ def row_logprobs(decoder, mesh, room, depths, rows, dtype=np.float32):
     targets = np.broadcast_to(np.arange(VOCABULARY), (*slots.shape, VOCABULARY))
     arrays = placed(mesh, depths, rows, positions, reach, slots, targets)
     with jax.set_mesh(mesh), jax.default_matmul_precision("highest"):
-        found = scored(*nnx.split(decoder), room, *arrays, length=LENGTH, dtype=np.dtype(dtype))
+        how = {"length": LENGTH, "dtype": np.dtype(dtype), "kernel": splash.is_used()}
+        found = scored(*nnx.split(decoder), room, *arrays, **how)
     return [np.asarray(each) for each in found]
 
 
@@ -154,8 +157,22 @@ def plain_logprobs(all_logits, decoder, mesh, depths, texts, rows):
     return np.array([[logprobs[found[lane, place]] for place in places] for lane in range(LANES)])
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-def test_rows_behind_a_prefix_are_the_plain_forward(name, all_logits):
+@pytest.fixture
+def kernel(request, monkeypatch):
+    """Attention by XLA, or by the splash kernel, interpreted."""
+    monkeypatch.setattr(splash, "is_used", lambda: request.param)
+    return request.param
+
+
+def ways():
+    """Every family by XLA, and by the kernel, most of these in the slow tier."""
+    for name in FAMILIES:
+        yield name, False
+        yield pytest.param(name, True, marks=() if name == "capped" else pytest.mark.slow)
+
+
+@pytest.mark.parametrize(("name", "kernel"), list(ways()), indirect=["kernel"])
+def test_rows_behind_a_prefix_are_the_plain_forward(name, kernel, all_logits):
     decoder, mesh = random_decoder(name)
     for seed, depths in enumerate(DEPTHS):
         texts, rows = random_texts(depths, seed)
@@ -237,8 +254,9 @@ def step_memory(vocabulary, slots, targets):
             for shape in shapes
         ]
         lowered = scored.lower(
-            *nnx.split(abstract_decoder(config, mesh)), room, *arrays, length=128, dtype=np.dtype(np.float32)
-        )
+            *nnx.split(abstract_decoder(config, mesh)), room, *arrays, length=128, dtype=np.dtype(np.float32),
+            kernel=False,
+        )  # fmt: skip
     return lowered.compile().memory_analysis().temp_size_in_bytes
 
 

@@ -95,12 +95,14 @@ def model(request, make_folder, tmp_path_factory):
 
 @pytest.mark.parametrize("together", [1, 7, 1 << 20])
 def test_loss_and_gradient_do_not_depend_on_how_many_logits_exist_at_a_time(together, model, monkeypatch):
-    monkeypatch.setattr(loss_module, "LOGITS_BYTES", 4 * model.config.vocab_size * together)
+    monkeypatch.setitem(loss_module.LOGITS_BYTES, "cpu", 4 * model.config.vocab_size * together)
     assert_same(ours(model), plain(model))
 
 
 def test_blocks_of_slots_after_those_in_use_are_left_out(make_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(loss_module, "LOGITS_BYTES", 4 * 32 * 2)  # two slots: tensor parallelism halves the vocabulary
+    monkeypatch.setitem(
+        loss_module.LOGITS_BYTES, "cpu", 4 * 32 * 2
+    )  # two slots: tensor parallelism halves the vocabulary
     model = jaxift.load(make_folder(tmp_path / "model"), make_mesh(2, 2, 2))
     *inputs, weights = batch(model.mesh)[1]
 
@@ -122,7 +124,7 @@ def test_they_are_the_same_where_the_vocabulary_is_sharded(sizes, model):
 
 @pytest.mark.parametrize("together", [7, 1 << 20])
 def test_divergence_from_a_reference_is_exact(together, tiny_model, make_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(loss_module, "LOGITS_BYTES", 8 * 64 * together)
+    monkeypatch.setitem(loss_module.LOGITS_BYTES, "cpu", 8 * 64 * together)
     reference = jaxift.load(make_folder(tmp_path / "other", seed=1))
     found = ours(tiny_model, reference, 0.7)
     assert_same(found, plain(tiny_model, reference, 0.7))
@@ -135,7 +137,7 @@ def test_divergence_from_a_reference_is_exact(together, tiny_model, make_folder,
 
 def test_no_program_holds_all_logits(make_folder, tmp_path, monkeypatch):
     model = jaxift.load(make_folder(tmp_path / "model", vocab_size=63))  # 63: nothing else is so large
-    monkeypatch.setattr(loss_module, "LOGITS_BYTES", 4 * 63 * 3)
+    monkeypatch.setitem(loss_module.LOGITS_BYTES, "cpu", 4 * 63 * 3)
     graph, state = nnx.split(model.decoder)
     _, arrays = batch(model.mesh)
 

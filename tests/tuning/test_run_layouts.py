@@ -83,7 +83,7 @@ FEW_LOGITS = 4 * 64 * 3  # bytes: a stack's loss in several blocks
 @pytest.mark.parametrize(("optimizer", "stack"), some_slow(STACKS, {("SGD", "2x1x2x2")}))
 def test_a_cell_of_a_stack_of_twelve_is_the_cell_alone(stack, optimizer, tiny_folder, tiny_model, monkeypatch):
     model = jaxift.load(tiny_folder, make_mesh(**STACKS[stack]))
-    monkeypatch.setattr(loss, "LOGITS_BYTES", FEW_LOGITS)
+    monkeypatch.setitem(loss.LOGITS_BYTES, "cpu", FEW_LOGITS)
     [wave] = tune_cells(model, jobs(OPTIMIZERS[optimizer]))
     assert len(wave.cells) == 12
     monkeypatch.undo()
