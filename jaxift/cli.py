@@ -4,6 +4,7 @@ import atexit
 import contextlib
 import dataclasses
 import io
+import itertools
 import os
 import re
 import shutil
@@ -20,7 +21,15 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.measure import Measurement
 
-from jaxift import __version__, compare_command, finetune_command, model_commands, release_command, score_command
+from jaxift import (
+    __version__,
+    compare_command,
+    finetune_command,
+    model_commands,
+    plan_command,
+    release_command,
+    score_command,
+)  # fmt: skip
 from jaxift.artifacts import STUDY_FILE, RunDirectory, cache_folder
 from jaxift.config import StudyConfig, describe, load_study, parse_study
 from jaxift.console import Reporter
@@ -116,6 +125,8 @@ def _dispatch(arguments: list[str]) -> int:
         finetune_command.main(_parsed(finetune_command.Finetune, rest, "jaxift finetune", config=_VALUES), Console())
     elif verb in score_command.KINDS:
         return score_command.main(_parsed(score_command.KINDS[verb], rest, f"jaxift {verb}"), Console())
+    elif verb == "plan":
+        return _plan(rest)
     elif verb in VERBS:
         how, rest = _how(rest, f"jaxift {verb}")
         _study(_configured(verb, rest), VERBS[verb], how)
@@ -127,7 +138,7 @@ def _dispatch(arguments: list[str]) -> int:
 
 # --tune.learning-rate for learning_rate; True/False as values, so that every field is `--name VALUE`
 _VALUES = (tyro.conf.FlagConversionOff,)
-OTHERS = ("demo", "world", "import-release", "lm-eval", "finetune", "compare")
+OTHERS = ("demo", "world", "import-release", "lm-eval", "finetune", "compare", "plan")
 VERBS: dict[str, tuple[str, ...] | None] = {
     "run": None,
     **{stage: (stage,) for stage in ("probe", "explain", "build", "tune", "evaluate", "analyze")},
@@ -181,6 +192,19 @@ def _configured(verb: str, rest: list[str]) -> StudyConfig:
     else:
         config = load_study(target)
     return _override(config, overrides, f"jaxift {verb} {rest[0]}")
+
+
+def _plan(rest: list[str]) -> int:
+    """Plans a study; what is no setting of the planning is one of the study."""
+    names = {f"--{field.name}" for field in dataclasses.fields(plan_command.Plan)}
+    mine, left = [], []
+    arguments = iter(rest)
+    for argument in arguments:
+        name, given, _ = argument.partition("=")
+        chosen = mine if name in names else left
+        chosen += [argument] if given or name not in names else [argument, *itertools.islice(arguments, 1)]
+    config = _configured("plan", left)
+    return plan_command.main(config, _parsed(plan_command.Plan, mine, "jaxift plan"), Console())
 
 
 def _demo_config(rest: Sequence[str], dry_run: bool = False) -> StudyConfig:

@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 
 from jaxift.errors import UserError
 from jaxift.models.config import DecoderConfig, LoraShape
-from jaxift.models.decoder import Decoder, abstract_decoder
+from jaxift.models.decoder import Decoder, abstract_decoder, laid_out
 from jaxift.models.export import export
 from jaxift.models.families import Path as ParameterPath
 from jaxift.models.families import Weight, parameter_path, weight_table
@@ -45,14 +45,19 @@ Adapters = Mapping[ParameterPath, Adapter]
 
 
 def adapted(model: LanguageModel, lora: LoraShape, seed: int) -> LanguageModel:
-    """The model with new adapters beside its matrices, which change nothing yet; its weights are shared, not copied."""
+    """The model with new adapters beside its matrices, which change nothing yet; its weights are shared, not copied.
+
+    Beside a model that is only described they are described.
+    """
     if model.config.lora is not None:
         raise UserError("the model has adapters already; merge them first")
     config = dataclasses.replace(model.config, lora=lora)
-    graph = nnx.graphdef(abstract_decoder(config, model.mesh))
-    return dataclasses.replace(
-        model, decoder=nnx.merge(graph, new_adapters(config, seed, model.mesh), nnx.state(model.decoder))
-    )
+    abstract = abstract_decoder(config, model.mesh)
+    if model.is_described:
+        new = laid_out(nnx.state(abstract, LoraParam), model.mesh)
+    else:
+        new = new_adapters(config, seed, model.mesh)
+    return dataclasses.replace(model, decoder=nnx.merge(nnx.graphdef(abstract), new, nnx.state(model.decoder)))
 
 
 def new_adapters(config: DecoderConfig, seed: int, mesh: Mesh) -> nnx.State:

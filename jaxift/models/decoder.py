@@ -272,6 +272,19 @@ def init_decoder(config: DecoderConfig, seed: int, mesh: Mesh) -> Decoder:
         return nnx.jit(lambda: Decoder(config, nnx.Rngs(params=seed)))()
 
 
+def laid_out(tree: Any, mesh: Mesh, dtype: np.dtype | None = None) -> Any:
+    """Shapes and layouts that were told of an abstract mesh, on a real one; what has no layout lies whole everywhere.
+
+    `dtype` (default: as it is) is that of all arrays.
+    """
+
+    def placed(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        layout = x.sharding.spec if x.sharding else jax.P(*[None] * x.ndim)
+        return jax.ShapeDtypeStruct(x.shape, dtype or x.dtype, sharding=jax.NamedSharding(mesh, layout))
+
+    return jax.tree.map(placed, tree)
+
+
 def abstract_decoder(config: DecoderConfig, mesh: Mesh) -> Decoder:
     """The decoder's structure with shapes and shardings but no data."""
     with jax.set_mesh(mesh):

@@ -198,47 +198,74 @@ class Layer(nnx.Module):
         return {name: LowRank(lora, name, weight.shape, rngs) for name, weight in adapted.items() if weight is not None}
 
     def _attend(self, x_BTD: Array, rotation: Rotation, attend: Attend) -> tuple[Array, Any]:
-        q_BTNH = self._heads("q", x_BTD, self.q, "heads")
-        k_BTKH = self._heads("k", x_BTD, self.k, "kv_heads")
-        v_BTKH = _biased(self._heads("v", x_BTD, self.v, "kv_heads"), self.v_bias)
+        q_BTNH = self._heads("q", x_BTD, self.q)
+        k_BTKH = self._heads("k", x_BTD, self.k)
+        v_BTKH = _biased(self._heads("v", x_BTD, self.v), self.v_bias)
         q_BTNH = rotate(_normed(self.q_norm, _biased(q_BTNH, self.q_bias)), rotation)
         k_BTKH = rotate(_normed(self.k_norm, _biased(k_BTKH, self.k_bias)), rotation)
         out_BTNH, past = attend(q_BTNH, k_BTKH, v_BTKH)
-        o_DX = _flat(whole(self.o, x_BTD.dtype, None, "heads", None), None, "heads")
-        out_BTX = _flat(out_BTNH, "batch", None, "heads")
-        out_BTD = self._projected("o", out_BTX, o_DX, None)
+        out_BTD = self._projected("o", _flat(out_BTNH, "batch", None, "heads"), self.o)
         return _biased(out_BTD, self.o_bias), past
 
     def _mlp(self, x_BTD: Array) -> Array:
         act = ACTIVATIONS[self.config.activation]
-        up_BTF = _biased(self._projected("up", x_BTD, whole(self.up, x_BTD.dtype, "mlp", None), "mlp"), self.up_bias)
+        up_BTF = _biased(self._projected("up", x_BTD, self.up), self.up_bias)
         if self.gate is None:
             up_BTF = act(up_BTF)
         else:
-            gate_BTF = self._projected("gate", x_BTD, whole(self.gate, x_BTD.dtype, "mlp", None), "mlp")
+            gate_BTF = self._projected("gate", x_BTD, self.gate)
             # of the gate the backward pass keeps what goes in alone
             up_BTF = jax.checkpoint(lambda gate, up: act(gate) * up)(_biased(gate_BTF, self.gate_bias), up_BTF)
-        down_DF = whole(self.down, x_BTD.dtype, None, "mlp")
-        return _biased(self._projected("down", up_BTF, down_DF, None), self.down_bias)
+        return _biased(self._projected("down", up_BTF, self.down), self.down_bias)
 
-    def _heads(self, matrix: str, x_BTD: Array, weight: nnx.Param, name: str) -> Array:
-        """Projects to heads as one plain matrix: on CPU a product with two kept dimensions first copies its weights."""
-        weight_NHD = whole(weight, x_BTD.dtype, name, None, None)
-        N, H, D = weight_NHD.shape
-        weight_XD = jnp.reshape(weight_NHD, (N * H, D), out_sharding=spec(name, None))
-        out_BTX = self._projected(matrix, x_BTD, weight_XD, name)
+    def _heads(self, matrix: str, x_BTD: Array, weight: nnx.Param) -> Array:
+        """Projects to heads."""
+        out_BTX, (N, H, _) = self._projected(matrix, x_BTD, weight), weight.shape
+        name = LAYOUTS[matrix][0][0]
         return jnp.reshape(out_BTX, (*x_BTD.shape[:2], N, H), out_sharding=spec("batch", None, name, None))
 
-    def _projected(self, matrix: str, x_BTI: Array, weight_OI: Array, name: str | None) -> Array:
-        """Input times a matrix, whose outputs are laid out by `name`, and its adapter's part where it has one."""
-        (B, T, size), outputs = x_BTI.shape, weight_OI.shape[0]
-        # rows laid end to end: on CPU the backward pass of a product with two kept dimensions first copies its inputs
+    def _projected(self, matrix: str, x_BTI: Array, weight: nnx.Param) -> Array:
+        """Input times a matrix, with its heads laid end to end, and its adapter's part where it has one."""
+        (B, T, size), (outer, inner) = x_BTI.shape, LAYOUTS[matrix]
+        outputs, name = math.prod(weight.shape[: len(outer)]), None if outer[0] == "embed" else outer[0]
+        layout = spec(outer[0], inner[0])
+        # one plain matrix: on CPU a product with two kept dimensions first copies its weights, or its inputs
+        weight_OI = jnp.reshape(weight[...].astype(x_BTI.dtype), (outputs, size), out_sharding=layout)
         x_NI = jnp.reshape(x_BTI, (B * T, size), out_sharding=spec("batch", IN_NAMES[matrix]))
-        out_NO = jnp.einsum("NI,OI->NO", x_NI, weight_OI, out_sharding=spec("batch", name))
+        out_NO = _product(layout, spec(name, IN_NAMES[matrix]), x_NI, weight_OI)
         out_BTO = jnp.reshape(out_NO, (B, T, outputs), out_sharding=spec("batch", None, name))
         if self.lora is not None and matrix in self.lora:
             out_BTO = out_BTO + self.lora[matrix](x_BTI, spec("batch", None, name))
         return checkpoint_name(out_BTO, PROJECTION)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _product(layout: PartitionSpec, gathered: PartitionSpec, x_NI: Array, weight_OI: Array) -> Array:
+    """Input times a weight that lies by `layout`, and is gathered for it.
+
+    The weight's gradient is asked for by `layout` too: each device sums its own part. Left to themselves, gradients of
+    what was gathered are summed whole on every device, and then cut.
+    """
+    whole_OI = jax.sharding.reshard(weight_OI, gathered)
+    return jnp.einsum("NI,OI->NO", x_NI, whole_OI, out_sharding=PartitionSpec(*spec("batch"), gathered[0]))
+
+
+def _product_forward(
+    layout: PartitionSpec, gathered: PartitionSpec, x_NI: Array, weight_OI: Array
+) -> tuple[Array, tuple[Array, Array]]:
+    return _product(layout, gathered, x_NI, weight_OI), (x_NI, weight_OI)
+
+
+def _product_backward(
+    layout: PartitionSpec, gathered: PartitionSpec, kept: tuple[Array, Array], slope_NO: Array
+) -> tuple[Array, Array]:
+    x_NI, weight_OI = kept
+    whole_OI = jax.sharding.reshard(weight_OI, gathered)
+    slope_NI = jnp.einsum("NO,OI->NI", slope_NO, whole_OI, out_sharding=PartitionSpec(*spec("batch"), gathered[1]))
+    return slope_NI, jnp.einsum("NO,NI->OI", slope_NO, x_NI, out_sharding=layout)
+
+
+_product.defvjp(_product_forward, _product_backward)
 
 
 def _flat(x: Array, *names: str | None) -> Array:

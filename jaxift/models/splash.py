@@ -213,12 +213,16 @@ def _mask_info(**fields: Any) -> MaskInfo:
 
 def _sizes(length: int) -> kernel.BlockSizes:
     """Blocks of rows of this length, a multiple of `LANES`."""
-    size = max(size for size in range(LANES, LARGEST_BLOCK + 1, LANES) if length % size == 0)
+    size = _packed_block(length)
     names = (
         "block_q", "block_kv", "block_kv_compute", "block_q_dkv", "block_kv_dkv", "block_kv_dkv_compute", "block_q_dq",
         "block_kv_dq",
     )  # fmt: skip
     return kernel.BlockSizes(**dict.fromkeys(names, size))
+
+
+def _packed_block(length: int) -> int:
+    return max(size for size in range(LANES, LARGEST_BLOCK + 1, LANES) if length % size == 0)
 
 
 def _blocks(length: int) -> tuple[int, int]:
@@ -234,6 +238,21 @@ def _row_blocks(tokens: int, length: int) -> tuple[int, np.ndarray, int]:
     starts = np.arange(0, padded, block)
     first = starts // length * length // block
     return block, first, int((starts // block - first).max()) + 1
+
+
+def visited(tokens: int, length: int, *, rows: bool = True) -> int:
+    """Pairs of a query and a key that the kernel computes among so many tokens, whole blocks.
+
+    The tokens are rows of `length`, each apart (`attend_rows`); or one row, whose tokens look so far back
+    (`attend_packed`).
+    """
+    if rows:
+        block, first, _ = _row_blocks(tokens, length)
+    else:
+        block = _packed_block(-(-tokens // LANES) * LANES)
+        starts = np.arange(0, tokens, block)
+        first = np.maximum(starts - length + 1, 0) // block
+    return int((np.arange(len(first)) - first + 1).sum()) * block**2
 
 
 def _extended(x: Array, size: int, axis: int) -> Array:

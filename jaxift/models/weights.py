@@ -14,7 +14,7 @@ from jaxift.config import Seam
 from jaxift.data.tokenizer import Tokenizer
 from jaxift.errors import UserError
 from jaxift.models.config import DecoderConfig
-from jaxift.models.decoder import Decoder, abstract_decoder
+from jaxift.models.decoder import Decoder, abstract_decoder, laid_out
 from jaxift.models.families import Path as ParameterPath
 from jaxift.models.families import Weight, decoder_config, normal_name, parameter_path, weight_table
 from jaxift.models.family_tables import FAMILIES
@@ -48,6 +48,11 @@ class LanguageModel:
         """The decoder's shape and constants."""
         return self.decoder.config
 
+    @property
+    def is_described(self) -> bool:
+        """Whether shapes and layouts stand in place of weights."""
+        return isinstance(jax.tree.leaves(nnx.state(self.decoder))[0], jax.ShapeDtypeStruct)
+
     def with_state(self, *states: nnx.State) -> "LanguageModel":
         """The same model with other weights, in as many parts as they come."""
         return dataclasses.replace(self, decoder=nnx.merge(nnx.graphdef(self.decoder), *states))
@@ -57,6 +62,8 @@ class LanguageModel:
         if mesh == self.mesh:
             return self
         graph, state = nnx.split(self.decoder)
+        if self.is_described:
+            return dataclasses.replace(self, decoder=nnx.merge(graph, laid_out(state, mesh)), mesh=mesh)
         state = jax.tree.map(lambda x: jax.device_put(x, NamedSharding(mesh, x.sharding.spec)), state)
         return dataclasses.replace(self, decoder=nnx.merge(graph, state), mesh=mesh)
 
@@ -91,6 +98,35 @@ def load(
     tokenizer = Tokenizer.load(model.local, bos, seam)
     decoder = load_decoder(model, config, mesh, jnp.dtype(held))
     return LanguageModel(decoder, tokenizer, mesh, jnp.dtype(dtype), model.local, fingerprint(model))
+
+
+def described(
+    path: str | Path,
+    mesh: Mesh,
+    dtype: str,
+    *,
+    bos: str = "auto",
+    seam: Seam = "lm-eval",
+    param_dtype: str | None = None,
+    max_positions: int | None = None,
+) -> LanguageModel:
+    """What `load` would give, with shapes and layouts in place of weights; takes config and tokenizer alone.
+
+    The mesh may be of devices that are not here. Raises UserError where the model could not be laid out on it.
+    """
+    model, config = open_model(path, weights=False), check_config(path, max_positions)
+    _check_divisible(config, mesh)
+    config = dataclasses.replace(config, vocab_padding=-config.vocab_size % mesh.shape["tensor"])
+    graph, state = nnx.split(abstract_decoder(config, mesh))
+    decoder = nnx.merge(graph, laid_out(state, mesh, jnp.dtype(param_dtype or dtype)))
+    tokenizer = Tokenizer.load(model.local, bos, seam)
+    return LanguageModel(decoder, tokenizer, mesh, jnp.dtype(dtype), model.local, "")
+
+
+def check_config(path: str | Path, max_positions: int | None = None) -> DecoderConfig:
+    """Reads a model's config; raises UserError where it is none that we know. Weights need not be there."""
+    model = open_model(path, weights=False)
+    return decoder_config(model_config(model), model.storage.where("config.json"), max_positions)
 
 
 def check_folder(path: str | Path, max_positions: int | None = None) -> DecoderConfig:

@@ -90,6 +90,17 @@ def readings(
     return asked.readings(found)
 
 
+def asked(
+    questions: Sequence[Question],
+    prompt: Prompt | Sequence[Prompt],
+    template: Template,
+    probe: ProbeConfig,
+    rotations: bool | Sequence[bool] = False,
+) -> list[Request]:
+    """The requests that `readings` scores."""
+    return _Asked.of(questions, prompt, template, probe, rotations).requests
+
+
 def stack_beliefs(
     stack: ModelStack,
     questions: Sequence[Question],

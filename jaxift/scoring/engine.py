@@ -144,7 +144,7 @@ def _score(
     _check(requests, scored.config)
     if not requests:
         return [[] for _ in range(cells)]
-    plan = make_plan(build_tree(requests), _layout(scored.config, scored.mesh, batch_tokens))
+    plan = make_plan(build_tree(requests), layout(scored.config, scored.mesh, batch_tokens))
     planned = plan.digest if scored.cells is None else f"{plan.digest} of {cells} models"
     same_everywhere("scoring plan", planned, WORK_TIMEOUT)
     store = None if store is None else store.for_plan(planned)
@@ -174,8 +174,8 @@ def _check(requests: Sequence[TokenRequest], config: DecoderConfig) -> None:
             check_tokens(tokens, config.vocab_size)
 
 
-def _layout(config: DecoderConfig, mesh: Mesh, batch_tokens: int | None) -> Layout:
-    """A lane a share of the batch axis."""
+def layout(config: DecoderConfig, mesh: Mesh, batch_tokens: int | None = None) -> Layout:
+    """What plans of a model on a mesh depend on: a lane a share of the batch axis, and the tokens of a step."""
     lanes, platform = batch_shards(mesh), mesh.devices.flat[0].platform
     default = BATCH_TOKENS.get(platform, DEFAULT_LANE_TOKENS * lanes)
     pair_cost = pair_flops(config) * config.num_layers / token_flops(config)
@@ -337,8 +337,7 @@ def _in_order(requests: Sequence[TokenRequest], found: Sequence[Answers]) -> lis
 def _statistics(
     requests: Sequence[TokenRequest], plan: Plan, programs: Programs, resumed_tokens: int, seconds: float
 ) -> Statistics:
-    config, cells = programs.scored.config, programs.scored.cells or 1
-    flops = token_flops(config) * plan.useful_tokens + head_flops(config) * plan.tree.scored()
+    cells = programs.scored.cells or 1
     return Statistics(
         requests=cells * len(requests),
         options=cells * sum(len(request.options) for request in requests),
@@ -347,8 +346,14 @@ def _statistics(
         useful_tokens=cells * plan.useful_tokens,
         fed_tokens=cells * plan.fed_tokens,
         resumed_tokens=cells * resumed_tokens,
-        useful_flops=float(cells * (flops + attention_flops(config, plan.tree.pairs))),
+        useful_flops=float(cells * useful_flops(programs.scored.config, plan)),
         programs=len(programs.steps) + len(programs.prefills),
         compile_seconds=programs.compile_seconds,
         seconds=seconds,
     )
+
+
+def useful_flops(config: DecoderConfig, plan: Plan) -> int:
+    """Operations of a plan's distinct tokens, each fed once, and of the LM head where something is scored."""
+    flops = token_flops(config) * plan.useful_tokens + head_flops(config) * plan.tree.scored()
+    return flops + attention_flops(config, plan.tree.pairs)

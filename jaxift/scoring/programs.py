@@ -15,9 +15,9 @@ from jaxtyping import Array
 
 from jaxift.models import prefix
 from jaxift.models.config import DecoderConfig
-from jaxift.models.decoder import Decoder
+from jaxift.models.decoder import Decoder, laid_out
 from jaxift.models.prefix import Prefix
-from jaxift.models.stack import ModelStack, abstract, spread, vmapped
+from jaxift.models.stack import ModelStack, spread, vmapped
 from jaxift.parallel.compiled import Compiled, described
 from jaxift.parallel.hosts import global_array
 from jaxift.parallel.mesh import CELL, sharding
@@ -65,6 +65,72 @@ class Scored:
 
 
 @dataclasses.dataclass(frozen=True)
+class Compiler:
+    """Compiles programs for one structure on one mesh, for lanes whose prefixes have room for so many `columns`."""
+
+    scored: Scored
+    lanes: int
+    columns: int
+    dtype: np.dtype
+
+    def empty(self) -> Any:
+        """The program that makes room for one prefix a lane and model."""
+        return self._kept("empty", lambda: jax.jit(self._room).lower().compile())
+
+    def prefill(self, length: int) -> Any:
+        """The program that computes so many columns of each lane's prefix."""
+
+        def run(decoder: Decoder, room: Prefix, *arrays: Array) -> Prefix:
+            return prefix.prefill(decoder, room, *arrays, dtype=self.dtype)
+
+        return self._compiled(length, run, [self._ints(length)] * 3, donate_argnums=2)
+
+    def step(self, shape: Shape) -> Any:
+        """The program that scores rows of a shape."""
+        how = {"length": shape.length, "dtype": self.dtype, "logits_bytes": self._logits_bytes}
+
+        def run(decoder: Decoder, room: Prefix, *arrays: Array) -> tuple[Array, Array]:
+            return prefix.score_rows(decoder, room, *arrays, **how)
+
+        rows = [self._ints(), *[self._ints(shape.tokens)] * 3]
+        return self._compiled(shape, run, [*rows, self._ints(shape.slots), self._ints(shape.slots, shape.targets)])
+
+    @functools.cached_property
+    def described_room(self) -> Prefix:
+        """Shapes and layouts of the room for prefixes."""
+        with jax.set_mesh(self.scored.mesh):
+            return laid_out(jax.eval_shape(self._room), self.scored.mesh)
+
+    def _room(self) -> Prefix:
+        one = prefix.empty_prefix(self.scored.config, self.lanes, self.columns, self.dtype)
+        return one if self.scored.cells is None else spread(one, self.scored.cells)
+
+    @property
+    def _logits_bytes(self) -> int:
+        cells = self.scored.cells
+        if cells is None:
+            return prefix.LOGITS_BYTES
+        return max(prefix.LOGITS_BYTES * self.scored.mesh.shape[CELL] // cells, SMALLEST_LOGITS_BYTES)
+
+    def _ints(self, *shape: int) -> jax.ShapeDtypeStruct:
+        layout = sharding(self.scored.mesh, "batch", *[None] * len(shape))
+        return jax.ShapeDtypeStruct((self.lanes, *shape), jnp.int32, sharding=layout)
+
+    def _compiled(self, key: Hashable, run: Callable, arrays: Sequence[jax.ShapeDtypeStruct], **jit: Any) -> Any:
+        each, models = jax.jit(self.scored.each(run, len(arrays)), **jit), (self.scored.own, self.scored.shared)
+        options = COMPILER_OPTIONS.get(self.scored.mesh.devices.flat[0].platform)
+        given = (*models, self.described_room, *arrays)
+        return self._kept(key, lambda: each.lower(*given).compile(options))
+
+    def _kept(self, key: Hashable, build: Callable[[], Any]) -> Any:
+        scored = self.scored
+        models = described((scored.own, scored.shared))
+        common = (scored.graph, scored.mesh, self.dtype, self.lanes, self.columns, scored.cells, models)
+        with jax.set_mesh(scored.mesh):
+            return _compiled.get((*common, key), build)
+
+
+@dataclasses.dataclass(frozen=True)
 class Programs:
     """Executables by shape, for one structure on one mesh; an array of another shape is an error."""
 
@@ -95,39 +161,13 @@ class Programs:
 def compile_plan(scored: Scored, plan: Plan, dtype: np.dtype) -> Programs:
     """Compiles what a plan needs and was not compiled before."""
     started = time.perf_counter()
-    mesh, lanes, cells = scored.mesh, plan.layout.lanes, scored.cells
-    models = (scored.own, scored.shared)
-    common = (scored.graph, mesh, dtype, lanes, plan.columns, cells, described(models))
-    options = COMPILER_OPTIONS.get(mesh.devices.flat[0].platform)
-    logits_bytes = prefix.LOGITS_BYTES
-    if cells is not None:
-        logits_bytes = max(logits_bytes * mesh.shape[CELL] // cells, SMALLEST_LOGITS_BYTES)
-
-    def ints(*shape: int) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(shape, jnp.int32, sharding=sharding(mesh, "batch", *[None] * (len(shape) - 1)))
-
-    def room() -> Prefix:
-        one = prefix.empty_prefix(scored.config, lanes, plan.columns, dtype)
-        return one if cells is None else spread(one, cells)
-
-    def prefill(decoder: Decoder, room: Prefix, *arrays: Array) -> Prefix:
-        return prefix.prefill(decoder, room, *arrays, dtype=dtype)
-
-    def step(length: int, decoder: Decoder, room: Prefix, *arrays: Array) -> tuple[Array, Array]:
-        return prefix.score_rows(decoder, room, *arrays, length=length, dtype=dtype, logits_bytes=logits_bytes)
-
-    def compiled(key: Hashable, function: Callable, arrays: Sequence[jax.ShapeDtypeStruct], **jit: Any) -> Any:
-        each = jax.jit(scored.each(function, len(arrays)), **jit)
-        return _compiled.get((*common, key), lambda: each.lower(*models, like, *arrays).compile(options))
-
-    with jax.set_mesh(mesh):
-        empty = _compiled.get((*common, "empty"), lambda: jax.jit(room).lower().compile())
-        like = abstract(empty())
-        prefills, steps = {}, {}
-        for length in sorted({piece.length for piece in plan.work if isinstance(piece, Prefill)}):
-            prefills[length] = compiled(length, prefill, [ints(lanes, length)] * 3, donate_argnums=2)
-        for shape in sorted({piece.shape for piece in plan.work if isinstance(piece, Step)}, key=dataclasses.astuple):
-            rows = [ints(lanes), *[ints(lanes, shape.tokens)] * 3]
-            asked = [ints(lanes, shape.slots), ints(lanes, shape.slots, shape.targets)]
-            steps[shape] = compiled(shape, functools.partial(step, shape.length), [*rows, *asked])
-    return Programs(scored, empty, steps, prefills, time.perf_counter() - started)
+    compiler = Compiler(scored, plan.layout.lanes, plan.columns, dtype)
+    lengths = sorted({piece.length for piece in plan.work if isinstance(piece, Prefill)})
+    shapes = sorted({piece.shape for piece in plan.work if isinstance(piece, Step)}, key=dataclasses.astuple)
+    return Programs(
+        scored,
+        compiler.empty(),
+        {shape: compiler.step(shape) for shape in shapes},
+        {length: compiler.prefill(length) for length in lengths},
+        time.perf_counter() - started,
+    )

@@ -40,13 +40,13 @@ def probe(
     interrupted probe of the same `key` goes on from what is in the folder `parts`, which the caller removes.
     """
     settings = config.probe
-    prompts = [_prompt(settings, domain.called, questions, draw) for draw in range(settings.draws)]
+    prompts = prompts_of(settings, domain.called, questions)
     read = functools.partial(readings, model, template=STYLES[settings.prompt].probe, probe=settings)
     told: list[Statistics] = []
     read = functools.partial(read, batch_tokens=config.batch_tokens, progress=progress, report=told.append)
 
     pool = questions["train"]
-    turned = _turned(settings, pool)
+    turned = in_rotations(settings, pool)
     store = unit_store(run.path(f"{parts}/train"), key, model.mesh.shape)
     found = read(questions=pool, prompt=prompts, rotations=turned, store=store) if pool else []
     priors = _priors(pool, found, turned) if settings.prior_questions else {}
@@ -70,10 +70,14 @@ def probe(
     }
 
 
-def _prompt(settings: ProbeConfig, words: str, questions: DomainQuestions, draw: int) -> Prompt:
-    """How a question is asked with a draw of demonstrations."""
-    shown = questions.shown(settings.shots, settings.demonstration_seed + draw)
-    return lambda question: probe_prompt(settings.prompt, words, shown.get(question.header, ()), question)
+def prompts_of(settings: ProbeConfig, words: str, questions: DomainQuestions) -> list[Prompt]:
+    """How a question is asked, with each draw of demonstrations."""
+
+    def prompt(draw: int) -> Prompt:
+        shown = questions.shown(settings.shots, settings.demonstration_seed + draw)
+        return lambda question: probe_prompt(settings.prompt, words, shown.get(question.header, ()), question)
+
+    return [prompt(draw) for draw in range(settings.draws)]
 
 
 def _answer_tokens(
@@ -88,8 +92,8 @@ def _answer_tokens(
     }
 
 
-def _turned(settings: ProbeConfig, pool: Sequence[Question]) -> list[bool]:
-    """Which questions are asked in all rotations: all, none, or of each number of options some, drawn by the seed."""
+def in_rotations(settings: ProbeConfig, pool: Sequence[Question]) -> list[bool]:
+    """Which training questions are asked in all rotations: all, none, or of each number of options some, drawn."""
     if not settings.prior_questions:
         return [settings.rotations] * len(pool)
     chosen: set[int] = set()

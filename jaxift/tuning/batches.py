@@ -13,8 +13,9 @@ from jaxift.models.buckets import BUCKETS, bucket
 LOOKED_AT = 256
 """Steps, evenly over all, by which a shape is chosen; that the others fit is made sure of afterwards."""
 
-ROW_UNIT = 32
-"""Rows of packed examples are a multiple of this long."""
+ROW_UNIT = {"cpu": 32}
+"""Rows of packed examples are a multiple of this long; a platform that is not named takes the default."""
+DEFAULT_ROW_UNIT = 128
 
 PART_COST = 24
 """What summing a part's gradients costs, in tokens of a shard: they are read and written once more."""
@@ -168,6 +169,11 @@ def pack(lengths: Sequence[int], size: int) -> list[list[int]]:
     return rows
 
 
+def row_unit(platform: str) -> int:
+    """What the length of rows of packed examples is a multiple of."""
+    return ROW_UNIT.get(platform, DEFAULT_ROW_UNIT)
+
+
 def choose_shape(
     plans: Sequence[Plan],
     *,
@@ -176,17 +182,18 @@ def choose_shape(
     shards: int,
     limit: int,
     row_cost: Callable[[int], float] = float,
+    unit: int = ROW_UNIT["cpu"],
 ) -> Shape:
     """The shape that lets all steps of all plans through at the least cost.
 
     A row of some length costs `row_cost` tokens; a micro-batch holds about `micro_tokens` a shard. Rows of packed
-    examples are multiples of ROW_UNIT, and unless one example is so long, no longer than `limit`.
+    examples are multiples of `unit`, and unless one example is so long, no longer than `limit`.
     """
     longest = max(example.fed for plan in plans for example in plan.examples)
     steps = [(plan, step) for plan in plans for step in range(plan.steps)]
     some = steps[:: -(-len(steps) // LOOKED_AT)]
     found = []
-    for length in _lengths(longest, min(limit, micro_tokens)) if packing else [bucket(longest)]:
+    for length in _lengths(longest, min(limit, micro_tokens), unit) if packing else [bucket(longest)]:
         counts = [len(plan.rows(step, length, packing)) for plan, step in some]
         fewest = -(-max(counts) // (max(micro_tokens // length, 1) * shards))
         for micro in range(fewest, min(4 * fewest, max(counts)) + 1):
@@ -207,10 +214,10 @@ def choose_shape(
     return dataclasses.replace(shape, slots=_rounded(slots))
 
 
-def _lengths(longest: int, limit: int) -> list[int]:
+def _lengths(longest: int, limit: int, unit: int) -> list[int]:
     """Lengths to choose among, from one unit to the next, where they are long a twentieth apart."""
-    found = [-(-longest // ROW_UNIT) * ROW_UNIT]
-    while (after := max(found[-1] + ROW_UNIT, int(found[-1] * 1.05) // ROW_UNIT * ROW_UNIT)) <= limit:
+    found = [-(-longest // unit) * unit]
+    while (after := max(found[-1] + unit, int(found[-1] * 1.05) // unit * unit)) <= limit:
         found.append(after)
     return found
 

@@ -5,12 +5,14 @@ import functools
 import math
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from flax import nnx
+from jax.sharding import Mesh
 
 from jaxift.artifacts import digest
 from jaxift.config import ON_THE_WAY, TuneConfig
@@ -18,14 +20,14 @@ from jaxift.errors import UserError
 from jaxift.models.adapters import adapted, new_adapters
 from jaxift.models.buckets import check_tokens
 from jaxift.models.config import DecoderConfig, LoraShape
-from jaxift.models.decoder import query_blocks
+from jaxift.models.decoder import laid_out, query_blocks
 from jaxift.models.flops import pair_flops, token_flops
 from jaxift.models.layer import LoraParam
 from jaxift.models.stack import ModelStack, abstract, device_bytes, put, spread
 from jaxift.models.weights import LanguageModel
 from jaxift.parallel.compiled import Compiled, described
 from jaxift.parallel.mesh import CELL, batch_shards, filled, sharding, stacked
-from jaxift.tuning.batches import ROW_UNIT, Example, Plan, Shape, choose_shape, encode_examples
+from jaxift.tuning.batches import Example, Plan, Shape, choose_shape, encode_examples, row_unit
 from jaxift.tuning.checkpoint import restore_params
 from jaxift.tuning.optimizers import learning_rates, optimizer
 from jaxift.tuning.step import CellState, Recipe, Shared, first_state, train_step
@@ -159,12 +161,7 @@ class Group:
     def described(self, cells: int) -> tuple:
         """Shapes and layouts of what a step takes, for a stack of `cells`."""
         mesh, shape = self.model.mesh, self.shape
-
-        def copies(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-            layout = jax.NamedSharding(mesh, stacked(x.sharding.spec))
-            return jax.ShapeDtypeStruct((cells, *x.shape), x.dtype, sharding=layout)
-
-        stack = jax.tree.map(copies, self.described_state)
+        stack = _copies(self.described_state, cells, mesh)
 
         def array(sizes: tuple[int, ...], dtype: type, *names: str | None) -> jax.ShapeDtypeStruct:
             layout = jax.NamedSharding(mesh, jax.P(CELL, *sharding(mesh, *names).spec))
@@ -180,15 +177,9 @@ class Group:
     @functools.cached_property
     def described_state(self) -> CellState:
         """Shapes and layouts of a cell between steps."""
-        mesh = self.model.mesh
-
-        def laid_out(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-            layout = jax.NamedSharding(mesh, x.sharding.spec if x.sharding else jax.P(*[None] * x.ndim))
-            return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=layout)
-
-        with jax.set_mesh(mesh):
+        with jax.set_mesh(self.model.mesh):
             state = jax.eval_shape(functools.partial(first_state, self.recipe.optimizer), tuned_arrays(self.model))
-        return jax.tree.map(laid_out, state)
+        return laid_out(state, self.model.mesh)
 
     def program(self, cells: int) -> "jax.stages.Compiled":
         """The compiled step of a stack."""
@@ -226,26 +217,39 @@ def group(model: LanguageModel, jobs: Sequence[Prepared]) -> Group:
     graph = nnx.graphdef(model.decoder)
     frozen = frozen_part(model)
     platform = mesh.devices.flat[0].platform
-    longest = max(example.fed for each in jobs for example in each.plan.examples)
+    plans = [each.plan for each in jobs]
     recipe = Recipe(
         graph, reference_graph, optimizer(config), model.dtype, config.remat, config.kl, config.skip_spikes,
-        -(-longest // ROW_UNIT) * ROW_UNIT, platform == "cpu" and _flops(model.config, jobs) > UNROLLED_FLOPS,
+        _longest(plans, platform), platform == "cpu" and _flops(model.config, jobs) > UNROLLED_FLOPS,
     )  # fmt: skip
-    pair_cost = PAIR_COST * pair_flops(model.config) * model.config.num_layers / token_flops(model.config)
+    shape = shape_of(plans, config, model.config, batch_shards(mesh), platform)
+    return Group(model, config, jobs, shape, recipe, Shared(frozen, reference))
+
+
+def shape_of(plans: Sequence[Plan], settings: TuneConfig, config: DecoderConfig, shards: int, platform: str) -> Shape:
+    """The shape of a program's batches, on a mesh whose batch axis has so many shards."""
+    pair_cost = PAIR_COST * pair_flops(config) * config.num_layers / token_flops(config)
+    longest = _longest(plans, platform)
 
     def row_cost(length: int) -> float:
-        blocks = query_blocks(length, recipe.longest, platform)
+        blocks = query_blocks(length, longest, platform)
         return length + pair_cost * sum((end - start) * (end - first) for first, start, end in blocks)
 
-    shape = choose_shape(
-        [each.plan for each in jobs],
-        packing=config.packing,
-        micro_tokens=config.micro_tokens or MICRO_TOKENS.get(platform, DEFAULT_MICRO_TOKENS),
-        shards=batch_shards(mesh),
+    return choose_shape(
+        plans,
+        packing=settings.packing,
+        micro_tokens=settings.micro_tokens or MICRO_TOKENS.get(platform, DEFAULT_MICRO_TOKENS),
+        shards=shards,
         limit=LONGEST_ROW,
         row_cost=row_cost,
+        unit=row_unit(platform),
     )
-    return Group(model, config, jobs, shape, recipe, Shared(frozen, reference))
+
+
+def _longest(plans: Sequence[Plan], platform: str) -> int:
+    """Tokens of the longest example that go through the model, as a multiple of what rows are."""
+    unit = row_unit(platform)
+    return -(-max(example.fed for plan in plans for example in plan.examples) // unit) * unit
 
 
 def _flops(config: DecoderConfig, jobs: Sequence[Prepared]) -> int:
@@ -264,6 +268,19 @@ def tuned_arrays(model: LanguageModel) -> nnx.State:
     """Shapes and layouts of what is tuned, float32: the adapters where there are some."""
     params = nnx.state(model.decoder, nnx.Param if model.config.lora is None else LoraParam)
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.float32, sharding=x.sharding), params)
+
+
+def described_stack(model: LanguageModel, cells: int) -> nnx.State:
+    """Shapes and layouts of what is tuned, of a stack of models."""
+    return _copies(laid_out(tuned_arrays(model), model.mesh), cells, model.mesh)
+
+
+def _copies(tree: Any, cells: int, mesh: Mesh) -> Any:
+    def copies(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        layout = jax.NamedSharding(mesh, stacked(x.sharding.spec))
+        return jax.ShapeDtypeStruct((cells, *x.shape), x.dtype, sharding=layout)
+
+    return jax.tree.map(copies, tree)
 
 
 def frozen_part(model: LanguageModel) -> nnx.State | None:

@@ -129,8 +129,7 @@ def _local(
     reference_VD = None if reference_VD is None else _gathered(reference_VD)
     (V, D), S = weight_VD.shape, slots_HS.shape[1]
     slots, targets, weights = slots_HS[0], targets_HS[0], weights_HS[0]
-    logits_bytes = LOGITS_BYTES.get(platform(), DEFAULT_LOGITS_BYTES)
-    together = max(1, min(S, logits_bytes // (4 * V * (1 if reference_VD is None else 2))))
+    together = min(S, slots_together(V, platform(), reference_VD is not None))
     blocks = -(-S // together)
     padded = blocks * together
     hidden_ND = hidden_RTD.reshape(-1, D)
@@ -168,6 +167,11 @@ def _local(
     gradient_ND = jnp.zeros(hidden_ND.shape, jnp.float32).at[slots].add(gradient_SD)
     gradient_RTD = gradient_ND.reshape(hidden_RTD.shape).astype(hidden_RTD.dtype)
     return sums, (_scattered(gradient_VD.astype(weight_VD.dtype)), gradient_RTD)
+
+
+def slots_together(vocabulary: int, platform: str, with_reference: bool) -> int:
+    """How many places' logits over a device's share of the vocabulary exist at a time."""
+    return max(1, LOGITS_BYTES.get(platform, DEFAULT_LOGITS_BYTES) // (4 * vocabulary * (1 + with_reference)))
 
 
 def _gathered(weight: Array) -> Array:

@@ -134,7 +134,7 @@ def test_prefixes_are_shared_in_these_requests(model):
     told = []
     score_tokens(model.decoder, ASKED, model.mesh, report=told.append)
     assert told[0].useful_tokens < 0.2 * told[0].asked_tokens
-    plan = make_plan(build_tree(ASKED), engine._layout(model.config, model.mesh, None))
+    plan = make_plan(build_tree(ASKED), engine.layout(model.config, model.mesh))
     assert {max(step.depths) for step in plan.work if isinstance(step, Step)} > {0}
     assert plan.columns > 400
 

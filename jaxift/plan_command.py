@@ -1,0 +1,167 @@
+"""`jaxift plan`: what a study's programs take on a TPU slice that is not here, from the TPU compiler itself."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from jaxift.config import StudyConfig
+from jaxift.errors import UserError
+
+if TYPE_CHECKING:
+    from jaxift.planning.choices import Result, Site
+    from jaxift.planning.programs import Compiled
+    from jaxift.planning.workload import Scoring, Tuning
+
+Work = TypeVar("Work", "Scoring", "Tuning")
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How a study is planned, beside its configuration."""
+
+    topology: str
+    """A TPU slice: generation and sizes, such as v5e:4x4, v5p:4x4x4 or v6e:16x16."""
+    compiled: int = 2
+    """Of all ways that were found by formula, how many are compiled, for each kind of work."""
+    price: float | None = None
+    """What an hour of one chip costs you, in your money; without it only chip-hours are told."""
+
+
+def main(config: StudyConfig, how: Plan, console: Console) -> int:
+    """Plans a study and prints what was found; returns 1 where no way fits."""
+    import jax
+
+    if how.compiled < 1:
+        raise UserError(f"--compiled {how.compiled}: give a number from 1")
+    jax.config.update("jax_platforms", "cpu")  # the slice is described, not looked for
+    from etils import epath
+
+    from jaxift.artifacts import RunDirectory
+    from jaxift.models.weights import check_config
+    from jaxift.planning import scored, topology, tuned, workload
+    from jaxift.planning.choices import Site
+    from jaxift.units import Units
+
+    place = topology.described(how.topology)
+    units = Units(config, RunDirectory(epath.Path(config.run_path)))
+    shape = check_config(config.model.path, config.model.max_positions)
+    site = Site(config, place, shape)
+    _say(console, f"{config.name} on {place.name}: {place.chips} chips ({place.chip.name}), {place.hosts} hosts")
+    probe, probes = _largest(workload.probes(units))
+    found = scored.search(site, probe, how.compiled)
+    hours = probes * _shown(console, site, probe.name, found)
+    fits = any(each.fits for each in found)
+    if any(work.cells for work in workload.tunings(units)):
+        tuning, tunings = _largest(workload.tunings(units))
+        found = tuned.search(site, tuning, how.compiled)
+        hours += tunings * _shown(console, site, f"{tuning.name}, {tuning.cells} models", found)
+        fits = fits and any(each.fits for each in found)
+        if any(each.fits for each in found):
+            evaluation, evaluations = _largest(workload.evaluations(units))
+            sizes = _fastest(found).choice.sizes
+            name = f"{evaluation.name}, {evaluation.models} models"
+            hours += evaluations * _shown(console, site, name, [scored.of_tuned(site, evaluation, sizes)])
+    chip_hours = hours * place.chips
+    told = f"all {len(config.domains)} domains, at worst: {hours:,.2f} hours, {chip_hours:,.1f} chip-hours"
+    if how.price is not None:
+        told += f", {chip_hours * how.price:,.2f} at {how.price:g} a chip-hour"
+    _say(console, f"{told}; starting, loading and writing are not counted")
+    return 0 if fits else 1
+
+
+def _largest(works: "Sequence[Work]") -> "tuple[Work, float]":
+    """The domain with most to do, which stands for all, and how much all are in its measure."""
+    largest = max(works, key=lambda work: work.amount)
+    return largest, sum(work.amount for work in works) / max(largest.amount, 1)
+
+
+def _fastest(found: "list[Result]") -> "Result":
+    return min((each for each in found if each.fits), key=lambda each: each.times.pessimistic)
+
+
+def _shown(console: Console, site: "Site", name: str, found: "list[Result]") -> float:
+    """Prints what was found for one piece of work; returns the hours that the best way takes at worst."""
+    from jaxift.parallel.peaks import GIB
+    from jaxift.planning.programs import told
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, title=Text(name, style="bold"), title_justify="left")
+    for column in (
+        "mesh",
+        "recomputes",
+        "tokens",
+        "program",
+        "GiB",
+        "PFLOP",
+        "HBM GB",
+        "ICI GB",
+        "s",
+        "bound",
+        "of peak",
+        "hours",
+        "compiled",
+    ):
+        table.add_column(column, justify="left" if column in ("mesh", "recomputes", "program", "bound") else "right")
+    for each in found:
+        for number, program in enumerate(each.programs):
+            first = number == 0
+            head = (each.choice.mesh, each.choice.remat, f"{each.choice.tokens:,}") if first else ("", "", "")
+            table.add_row(*map(Text, (*head, *_columns(program), *(_of_all(site, each) if first else ("", "")))),
+                          f"{program.seconds:.0f} s")  # fmt: skip
+    console.print(table)
+    for each in found:
+        for program in each.programs:
+            if program.fits:
+                _say(console, f"  {program.name}: {program.total / GIB:.2f} GiB a device: {told(program.parts)}")
+            else:
+                assert program.limit
+                _say(console, f"  {program.name} does not fit: {_mend(program)}")
+    if not any(each.fits for each in found):
+        return 0.0
+    return _fastest(found).times.pessimistic / 3600
+
+
+def _columns(program: "Compiled") -> tuple[str, ...]:
+    from jaxift.parallel.peaks import GIB
+
+    if not (program.times and program.moved):
+        return program.name, f"{program.total / GIB:.2f}", f"{program.flops / 1e15:.3f}", "", "", "", "does not fit"
+    took = program.times
+    return (
+        program.name, f"{program.total / GIB:.2f}", f"{program.flops / 1e15:.3f}",
+        f"{program.moved.hbm_bytes / 1e9:.1f}", f"{program.moved.received / 1e9:.1f}",
+        f"{took.optimistic:.3f} to {took.pessimistic:.3f}", took.bound,
+    )  # fmt: skip
+
+
+def _of_all(site: "Site", each: "Result") -> tuple[str, str]:
+    if not each.fits or not each.times.optimistic:
+        return "", ""
+    best, worst = each.utilisation(site.topology)
+    hours = f"{each.times.optimistic / 3600:.2f} to {each.times.pessimistic / 3600:.2f}"
+    return f"{100 * best:.0f} to {100 * worst:.0f} %", hours
+
+
+def _mend(program: "Compiled") -> str:
+    """By how much a program does not fit, and what would help."""
+    from jaxift.parallel.peaks import GIB
+
+    assert program.limit
+    held = sum(program.parts.values())
+    over = (program.total - program.limit) / GIB
+    text = f"{program.total / GIB:.2f} GiB of {program.limit / GIB:.2f}, {over:.2f} too many; "
+    if held > program.limit:
+        times = held / program.limit
+        return (
+            text
+            + f"parameters alone take {held / GIB:.2f}: take a slice of {times:.1f} times the chips, or tune.lora.rank"
+        )
+    return text + "set fewer tune.micro_tokens or batch_tokens, tune.remat full, or take a larger slice"
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,99 @@
+"""Scoring on a topology: the best meshes and batches by formula, then compiled with the study's own requests."""
+
+import dataclasses
+
+from jaxift.models.stack import ModelStack
+from jaxift.parallel.mesh import CELL, batch_shards
+from jaxift.planning import estimate
+from jaxift.planning.choices import Choice, Result, Site, Sizes
+from jaxift.planning.estimate import legal_meshes
+from jaxift.planning.programs import Compiled, compile_prefill, compile_step
+from jaxift.planning.roofline import Times
+from jaxift.planning.workload import Scoring
+from jaxift.scoring.engine import layout, useful_flops
+from jaxift.scoring.plan import Plan, Prefill, Step, make_plan
+from jaxift.scoring.programs import Compiler, Scored
+from jaxift.scoring.requests import encode_requests
+from jaxift.scoring.tree import Tree, build_tree
+from jaxift.tuning.group import described_stack, frozen_part, with_adapters
+
+LANE_TOKENS = (4096, 8192, 16384, 32768)
+SEEN = 1024
+"""Tokens that a token sees, by which meshes are ranked."""
+
+
+def search(site: Site, work: Scoring, count: int) -> list[Result]:
+    """The `count` best ways to score with the base model, compiled."""
+    tree = _tree(site, work)
+    found = []
+    for sizes in legal_meshes(site.shape, len(site.topology.devices), cells=1):
+        place = site.place(sizes)
+        for tokens in LANE_TOKENS:
+            steps = max(1.0, tokens_of(tree) / (batch_shards(place.mesh) * tokens))
+            guess = estimate.scoring(place, tokens, tokens // 64, SEEN, tokens * SEEN)
+            found.append(Choice(sizes, "none", tokens, guess, guess.times.pessimistic * steps))
+    return [_compiled(site, choice, tree) for choice in site.best(found, count)]
+
+
+def of_tuned(site: Site, work: Scoring, sizes: Sizes, tokens: int | None = None) -> Result:
+    """Scoring with each of the work's models, on the mesh that they were tuned on, a stack of one a group at a time."""
+    place = site.place(sizes)
+    lane = tokens or LANE_TOKENS[1]
+    guess = estimate.scoring(place, lane, lane // 64, SEEN, lane * SEEN)
+    found = _compiled(site, Choice(sizes, "none", lane, guess, 0.0), _tree(site, work), tuned=True)
+    waves = -(-work.models // place.mesh.shape[CELL])
+    return dataclasses.replace(found, times=found.times * waves, useful=found.useful * waves)
+
+
+def _tree(site: Site, work: Scoring) -> Tree:
+    tokenizer = site.model((1, 1, 1, 1), tuned=False).tokenizer
+    return build_tree(encode_requests(tokenizer, work.requests).requests)
+
+
+def _compiled(site: Site, choice: Choice, tree: Tree, *, tuned: bool = False) -> Result:
+    model = site.model(choice.sizes, tuned=tuned)
+    plan = make_plan(tree, layout(site.shape, model.mesh, choice.tokens * batch_shards(model.mesh)))
+    programs = _programs(site, plan, _stack(site, choice.sizes) if tuned else Scored.of(model.decoder, model.mesh))
+    total = Times(0.0, 0.0, 0.0)
+    if all(each.times for each in programs):
+        for piece in plan.work:
+            total += _scaled(programs, plan, piece)
+    devices = model.mesh.size / (model.mesh.shape[CELL] if tuned else 1)
+    return Result(choice, programs, total, useful_flops(site.shape, plan) / devices)
+
+
+def _stack(site: Site, sizes: Sizes) -> Scored:
+    """A model a group of devices, as tuning leaves them."""
+    model = with_adapters(site.model(sizes, tuned=True), site.config.tune)
+    cells = model.mesh.shape[CELL]
+    return Scored.stacked(ModelStack(model, described_stack(model, cells), frozen_part(model), cells))
+
+
+def _programs(site: Site, plan: Plan, scored: Scored) -> list[Compiled]:
+    """The program of the largest step, and that of the longest prefill where there is one."""
+    compiler = Compiler(scored, plan.layout.lanes, plan.columns, site.model((1, 1, 1, 1), tuned=False).dtype)
+    steps = [piece for piece in plan.work if isinstance(piece, Step)]
+    depth = max(max(step.depths) for step in steps)
+    largest = max({step.shape for step in steps}, key=lambda shape: shape.tokens)
+    programs = [compile_step(compiler, largest, site.topology, depth)]
+    lengths = [piece.length for piece in plan.work if isinstance(piece, Prefill)]
+    if lengths:
+        programs.append(compile_prefill(compiler, max(lengths), site.topology, depth))
+    return programs
+
+
+def _scaled(programs: list[Compiled], plan: Plan, piece: Prefill | Step) -> Times:
+    """A piece of the work: a smaller program computes less than the one that was compiled, but moves all weights."""
+    if isinstance(piece, Prefill):
+        program, most = programs[1], max(each.length for each in plan.work if isinstance(each, Prefill))
+        share = piece.length / most
+    else:
+        program, most = programs[0], max(each.shape.tokens for each in plan.work if isinstance(each, Step))
+        share = piece.shape.tokens / most
+    assert program.times
+    return dataclasses.replace(program.times, compute=program.times.compute * share)
+
+
+def tokens_of(tree: Tree) -> int:
+    """Distinct tokens of all requests."""
+    return int((tree.lengths - tree.shared).sum())
