@@ -21,10 +21,11 @@ from rich.console import Console
 from rich.measure import Measurement
 
 from jaxift import __version__, compare_command, finetune_command, model_commands, release_command, score_command
-from jaxift.artifacts import STUDY_FILE, RunDirectory, cache_folder
+from jaxift.artifacts import STUDY_FILE, RunDirectory
 from jaxift.config import StudyConfig, describe, load_study, parse_study
 from jaxift.console import Reporter
 from jaxift.errors import Terminated, UserError
+from jaxift.parallel import compilation_cache
 
 HELP = """\
 jaxift: does instruction fine-tuning teach a language model anything, or only to say what it already knows?
@@ -73,11 +74,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command line and returns its exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_folder("programs")))
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # that torch is absent is as it should be
     try:
-        return _dispatch(arguments)
+        with compilation_cache.kept():
+            return _dispatch(arguments)
     except UserError as error:
         print(f"jaxift: error: {error}", file=sys.stderr)
         return 2
