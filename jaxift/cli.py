@@ -20,7 +20,15 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.measure import Measurement
 
-from jaxift import __version__, compare_command, finetune_command, model_commands, release_command, score_command
+from jaxift import (
+    __version__,
+    compare_command,
+    finetune_command,
+    model_commands,
+    release_command,
+    score_command,
+    selfcheck_command,
+)
 from jaxift.artifacts import STUDY_FILE, RunDirectory
 from jaxift.config import StudyConfig, describe, load_study, parse_study
 from jaxift.console import Reporter
@@ -36,6 +44,7 @@ usage: jaxift VERB ...
   run CONFIG           a whole study: what is done is skipped, what is stale is done again
   import-release DIR --out OUT
                        the arms that the paper's authors released, ready to be tuned on (--build.released)
+  selfcheck            is all well with packages, devices, mesh, scores and a bucket? one screen, exit code 0 or 1
   world VERB           the synthetic world: `pretrain` its base model, write its `questions`, `check` a model
 
 models, each a Hugging Face or orbax folder, a Hub id (owner/name) or an address (gs://bucket/model):
@@ -65,8 +74,8 @@ CONFIG is a study's YAML file (see configs/) or the directory of a started run. 
   jaxift run CONFIG --dry-run  says what is done and what there is to do: cells, steps, tokens, disk
   jaxift tune CONFIG --only 'medicine-INC*' 'history-*-s0'      some cells alone; evaluate and run take it too
 
-exit codes: 0 done, 2 refused input (one line says what and how to mend it), 130 interrupted, 143 ended by SIGTERM
-(the same command goes on)
+exit codes: 0 done, 1 selfcheck found something wrong, 2 refused input (one line says what and how to mend it),
+130 interrupted, 143 ended by SIGTERM (the same command goes on)
 """
 
 
@@ -116,6 +125,8 @@ def _dispatch(arguments: list[str]) -> int:
         finetune_command.main(_parsed(finetune_command.Finetune, rest, "jaxift finetune", config=_VALUES), Console())
     elif verb in score_command.KINDS:
         return score_command.main(_parsed(score_command.KINDS[verb], rest, f"jaxift {verb}"), Console())
+    elif verb == "selfcheck":
+        return selfcheck_command.main(_parsed(selfcheck_command.SelfCheck, rest, "jaxift selfcheck"), Console())
     elif verb in VERBS:
         how, rest = _how(rest, f"jaxift {verb}")
         _study(_configured(verb, rest), VERBS[verb], how)
@@ -127,7 +138,7 @@ def _dispatch(arguments: list[str]) -> int:
 
 # --tune.learning-rate for learning_rate; True/False as values, so that every field is `--name VALUE`
 _VALUES = (tyro.conf.FlagConversionOff,)
-OTHERS = ("demo", "world", "import-release", "lm-eval", "finetune", "compare")
+OTHERS = ("demo", "world", "import-release", "lm-eval", "finetune", "compare", "selfcheck")
 VERBS: dict[str, tuple[str, ...] | None] = {
     "run": None,
     **{stage: (stage,) for stage in ("probe", "explain", "build", "tune", "evaluate", "analyze")},
