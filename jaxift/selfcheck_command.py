@@ -71,9 +71,11 @@ def main(verb: SelfCheck, console: Console) -> int:
 
 def _lines(verb: SelfCheck) -> "Iterator[Line]":
     """Every line, as soon as it is known; without devices or mesh there is no sense in those after it."""
+    from jaxift.parallel import compilations
     from jaxift.selfcheck import collectives, devices, matmul, probe, software, storage
     from jaxift.selfcheck.lines import Line, guarded, reason
 
+    compilations.listen()  # what the devices do comes before the mesh
     yield from guarded("software", software.lines)
     here = guarded("devices", devices.lines)
     yield from here
@@ -83,7 +85,7 @@ def _lines(verb: SelfCheck) -> "Iterator[Line]":
     try:
         mesh = devices.asked_mesh(verb.mesh)
     except UserError as error:
-        yield Line("mesh", "bad", reason(error))
+        yield Line("mesh", "bad", reason(error).removeprefix("mesh: "))
         return
     yield devices.mesh_line(mesh)
     yield from guarded("links", lambda: collectives.lines(mesh))

@@ -46,8 +46,10 @@ def kept() -> Iterator[None]:
             yield
             _say_counts()
         finally:
-            if folder == str(default_folder()):
-                clean(Path(folder), BOUND)
+            default = default_folder()
+            # a folder of the user's own may hold others' programs, and where JAX is told a size, it cleans itself
+            if folder == str(default) and "JAX_COMPILATION_CACHE_MAX_SIZE" not in os.environ:
+                clean(default, BOUND)
 
 
 def configure() -> str | None:
@@ -117,10 +119,10 @@ class _Notices:
             _remove(self.folder, program)
         if doing not in self.told:
             self.told.add(doing)
-            how = "is damaged: removed and compiled anew" if damaged else "cannot be read" if doing == "reading" else ""
-            what = f"{program} {how}" if how else "cannot be written"
-            mend = "" if damaged else f"; the run goes on without ({FOLDER} moves it, {SWITCH}=off turns it off)"
-            print(printable(f"jaxift: compilation cache {self.folder}: {what} ({why}){mend}"), file=sys.stderr)
+            line = f"{program} is damaged: removed and compiled anew ({why})"
+            if not damaged:
+                line = f"{doing} failed ({why}); the run goes on without ({FOLDER} moves it, {SWITCH}=off turns it off)"
+            print(printable(f"jaxift: compilation cache {self.folder}: {line}"), file=sys.stderr)
 
 
 def _remove(folder: str, program: str) -> None:
@@ -145,5 +147,5 @@ def _say_counts() -> None:
 
     from jaxift.parallel.compilations import total
 
-    if jax.config.jax_enable_compilation_cache and (total.cached or total.compiled) and _is_first_process():
+    if jax.config.values["jax_enable_compilation_cache"] and (total.cached or total.compiled) and _is_first_process():
         print(f"jaxift: {total.sentence()}", file=sys.stderr)

@@ -55,19 +55,19 @@ def record() -> dict[str, Any]:
     return {name: round(value, 3) for name, value in dataclasses.asdict(total).items()}
 
 
-def _event(name: str, **_: Any) -> None:
-    if name == FOUND:
+def _event(event: str, **_: Any) -> None:
+    if event == FOUND:
         _here.found = True
 
 
-def _duration(name: str, seconds: float, **_: Any) -> None:
-    if name == SAVED:
+def _duration(event: str, duration_secs: float, **_: Any) -> None:
+    if event == SAVED:
         with _lock:
-            total.saved_seconds += max(seconds, 0.0)  # JAX keeps whole seconds: what took less seems to cost time
-    elif name == COMPILED:
+            total.saved_seconds += max(duration_secs, 0.0)  # JAX keeps whole seconds: what took less seems to cost time
+    elif event == COMPILED:
         found, _here.found = getattr(_here, "found", False), False
-        kept = seconds >= jax.config.jax_persistent_cache_min_compile_time_secs
+        kept = duration_secs >= jax.config.values["jax_persistent_cache_min_compile_time_secs"]
         kind = "cached" if found else "compiled" if kept else "small"
         with _lock:
             setattr(total, kind, getattr(total, kind) + 1)
-            setattr(total, f"{kind}_seconds", getattr(total, f"{kind}_seconds") + seconds)
+            setattr(total, f"{kind}_seconds", getattr(total, f"{kind}_seconds") + duration_secs)

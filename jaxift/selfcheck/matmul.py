@@ -48,7 +48,7 @@ def judged(flops: dict[str, float], known: Chip | None, dtype: str) -> Line:
     return Line("matmul", "bad" if slow or share < SHARE else "good", text, facts)
 
 
-def device_flops(device: jax.Device, size: int, dtype: str, seconds: float) -> float:
+def device_flops(device: Any, size: int, dtype: str, seconds: float) -> float:
     """Floating-point operations a second of a chain of products of [size, size] matrices."""
     key = jax.random.key(0)
     with jax.default_device(device):

@@ -61,7 +61,7 @@ def _precise() -> Iterator[None]:
 
     For all threads: the scorer has some of its own.
     """
-    before = jax.config.jax_default_matmul_precision
+    before = jax.config.values["jax_default_matmul_precision"]
     jax.config.update("jax_default_matmul_precision", "highest")
     try:
         yield

@@ -97,7 +97,7 @@ def test_a_folder_that_cannot_be_written_stops_nothing(tmp_path):
     entry.symlink_to(tmp_path / "absent" / "file")  # root may write everywhere but here
     again, [complaint, _] = run(tmp_path)
     assert again["value"] == first["value"]
-    assert "cannot be written" in complaint
+    assert "writing failed" in complaint
 
 
 @pytest.mark.parametrize(
