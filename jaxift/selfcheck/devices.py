@@ -2,6 +2,7 @@
 
 import os
 import platform
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,8 +12,10 @@ from jaxift.config import MeshConfig
 from jaxift.errors import UserError
 from jaxift.parallel import hosts
 from jaxift.parallel.mesh import configured_mesh, make_mesh
-from jaxift.selfcheck.lines import Line, failed_hosts, from_hosts
+from jaxift.selfcheck.lines import Line, failed_hosts, from_hosts, host_name
 
+UNUSED = {"/dev/accel0": "tpu", "/dev/nvidia0": "cuda"}
+"""Files that are there where there is an accelerator, and the extra that brings JAX for it."""
 SHOWN = 8
 """Hosts that a line names; the others are in the JSON alone."""
 
@@ -23,12 +26,14 @@ def lines() -> list[Line]:
     if failed := failed_hosts(found):
         return [Line("devices", "bad", failed)]
     first, total = found[0], sum(each["devices"] for each in found)
+    unused = [f"{host_name(place, found)}{each['unused']}" for place, each in enumerate(found) if each["unused"]]
     different = [str(place) for place, each in enumerate(found) if _kind(each) != _kind(first)]
     text = f"{total} x {first['kind']} ({first['platform']})"
     text += f", {_gib(first['memory'])} each" if first["memory"] else f", {_gib(first['host memory'])} of host memory"
     if different:
         text = f"hosts {', '.join(different)} have other devices than host 0 ({text}): start all with the same"
-    made = [Line("devices", "bad" if different else "good", text, {"hosts": found})]
+    text = "; ".join([*unused, text])
+    made = [Line("devices", "bad" if different or unused else "good", text, {"hosts": found})]
     if len(found) > 1:
         named = [f"{place} on {each['host']} ({each['devices']})" for place, each in enumerate(found)]
         more = f" and {len(named) - SHOWN} more" if len(named) > SHOWN else ""
@@ -65,9 +70,18 @@ def _here() -> dict[str, Any]:
         "platform": local[0].platform,
         "kind": local[0].device_kind,
         "devices": len(local),
+        "unused": _unused(local[0].platform),
         "memory": memory,
         "host memory": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
     }
+
+
+def _unused(platform: str) -> str:
+    """What to do about an accelerator that JAX does not use although nobody told it so; empty where there is none."""
+    if platform != "cpu" or jax.config.values["jax_platforms"]:
+        return ""
+    seen = [(path, extra) for path, extra in UNUSED.items() if Path(path).exists()]
+    return "; ".join(f"{path} is there, but JAX uses the CPU: pip install 'jaxift[{extra}]'" for path, extra in seen)
 
 
 def _kind(found: dict[str, Any]) -> tuple[Any, ...]:

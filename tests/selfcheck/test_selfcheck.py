@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -168,7 +169,8 @@ def test_hosts_that_differ_are_named(monkeypatch):
         monkeypatch.setattr(devices, "from_hosts", lambda label, look: list(said))
         monkeypatch.setattr(software, "from_hosts", lambda label, look: list(said))
 
-    one = {"host": "a", "platform": "tpu", "kind": "TPU v4", "devices": 4, "memory": 2**35, "host memory": 2**38}
+    one = {"host": "a", "platform": "tpu", "kind": "TPU v4", "devices": 4, "memory": 2**35, "host memory": 2**38,
+           "unused": ""}  # fmt: skip
     hosts_say(one, {**one, "host": "b"})
     assert [line.state for line in devices.lines()] == ["good", "good"]
     assert devices.lines()[1].text == "2 joined: 0 on a (4), 1 on b (4)"
@@ -179,6 +181,16 @@ def test_hosts_that_differ_are_named(monkeypatch):
     assert devices.lines() == [Line("devices", "bad", "host 1: RuntimeError: TPU in use")]
     hosts_say({"versions": {"jax": "1"}, "problems": []}, {"versions": {"jax": "2"}, "problems": []})
     assert "hosts 1 have other versions than host 0" in software.lines()[0].text
+
+
+def test_an_accelerator_that_jax_does_not_use_is_named(tmp_path, monkeypatch):
+    (tmp_path / "accel0").write_text("")
+    monkeypatch.setattr(devices, "UNUSED", {str(tmp_path / "accel0"): "tpu", str(tmp_path / "absent"): "cuda"})
+    assert devices.lines()[0].state == "good"  # the tests ask for the CPU
+    monkeypatch.setattr(devices.jax, "config", SimpleNamespace(values={"jax_platforms": None}))
+    [line] = devices.lines()
+    assert line.state == "bad"
+    assert "accel0 is there, but JAX uses the CPU: pip install 'jaxift[tpu]'; 8 x cpu" in line.text
 
 
 def test_what_fails_becomes_a_red_line():
