@@ -56,10 +56,15 @@ def asked_mesh(settings: MeshConfig) -> Mesh:
 
 def mesh_line(mesh: Mesh) -> Line:
     """What the mesh is made of."""
-    text = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items() if size > 1) or "one device"
+    text = shape(mesh)
     left = jax.device_count() - mesh.size
     text += f"; {left} devices are left out" if left else ""
     return Line("mesh", "good", text, {"shape": dict(mesh.shape)})
+
+
+def shape(mesh: Mesh) -> str:
+    """The axes of several devices, in words."""
+    return " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items() if size > 1) or "one device"
 
 
 def _here() -> dict[str, Any]:

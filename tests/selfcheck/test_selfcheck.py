@@ -96,6 +96,16 @@ def test_one_wrong_score_makes_the_line_red(dtype, wrong):
     assert "; 1 are off" in line.text
 
 
+def test_a_tensor_axis_of_more_devices_than_heads_is_scored_on_another_mesh_of_them():
+    mesh = make_mesh(tensor=4)
+    assert probe.fitting(mesh) is mesh
+    fit = probe.fitting(make_mesh(tensor=8))
+    assert dict(fit.shape) == {"cell": 1, "data": 2, "fsdp": 1, "tensor": 4}
+    wanted = probe.golden()
+    line = probe.judged("float32", wanted, [each["logprobs"] for each in wanted], devices.shape(fit))
+    assert ", on data 2 x tensor 4: " in line.text
+
+
 def test_matmul_is_judged_by_the_maker_s_figure_and_the_other_devices():
     flops = {f"TPU_{number}": 80e12 for number in range(4)}
     assert matmul.judged(flops, CHIP, "bfloat16").state == "good"
