@@ -56,11 +56,11 @@ def main(verb: SelfCheck, console: Console) -> int:
     console = Console(quiet=True) if hosts.process_index() or verb.json == "-" else console
     for line in _lines(verb):
         found.append(line)
-        mark, style = MARKS[line.state]
-        console.print(Text.assemble((f"{mark:5}", style), f"{line.name:16}", printable(line.text)), soft_wrap=True)
+        _show(line, console)
+    for line in _of_others(found):
+        found.append(line)
+        _show(line, console)
     bad = sum(line.state == "bad" for line in found)
-    # a host may see what the others do not
-    bad = max(bad, *map(int, hosts.exchange("selfcheck end", str(bad).encode())))
     seconds = time.monotonic() - started
     told = f"{bad} of {len(found)} lines say that something is wrong" if bad else "nothing is wrong"
     console.print(Text(f"{told}; {seconds:.1f} s", "bold red" if bad else "green"), soft_wrap=True)
@@ -91,6 +91,26 @@ def _lines(verb: SelfCheck) -> "Iterator[Line]":
     yield from guarded("links", lambda: collectives.lines(mesh))
     yield from guarded("score", lambda: probe.lines(mesh))
     yield from guarded("checkpoint", lambda: storage.lines(mesh, verb.bucket, verb.checkpoint_mb))
+
+
+def _of_others(found: "list[Line]") -> "list[Line]":
+    """What is wrong on other hosts alone, so that all end alike."""
+    from jaxift.parallel import hosts
+    from jaxift.selfcheck.lines import Line
+
+    mine = [(line.name, line.text) for line in found if line.state == "bad"]
+    told = [json.loads(each) for each in hosts.exchange("selfcheck end", json.dumps(mine).encode())]
+    return [
+        Line(name, "bad", f"host {place}: {text}")
+        for place, each in enumerate(told)
+        for name, text in each
+        if (name, text) not in mine
+    ]
+
+
+def _show(line: "Line", console: Console) -> None:
+    mark, style = MARKS[line.state]
+    console.print(Text.assemble((f"{mark:5}", style), f"{line.name:16}", printable(line.text)), soft_wrap=True)
 
 
 def _as_json(found: "list[Line]", bad: int, seconds: float) -> str:

@@ -37,8 +37,17 @@ def test_two_processes_check_together(tmp_path):
 
 
 @pytest.mark.slow
-def test_without_a_shared_folder_the_checkpoint_is_left_out_and_a_wrong_score_ends_all(tmp_path):
-    wrong = PROGRAM.replace("probe.golden = ", 'some[0]["logprobs"][0] += 1\nprobe.golden = ')
-    (first, _), (second, _) = run_processes(wrong, join=False)
+@pytest.mark.parametrize("wrong", [0, 1])
+def test_without_a_shared_folder_the_checkpoint_is_left_out_and_a_wrong_score_of_one_ends_all(wrong):
+    program = PROGRAM.replace(
+        "code = ",
+        """
+found = [[value + ({index} == WRONG) for value in some[0]["logprobs"]]]
+probe.scored = lambda mesh, dtype: found
+code = """.replace("WRONG", str(wrong)),
+    )
+    (first, _), (second, _) = run_processes(program, join=False)
     assert any("checkpoint" in line and "not checked: give --bucket" in line for line in first), first
     assert (first[-1], second) == ("code 1", ["code 1"])
+    assert first[-2].startswith("1 of ")
+    assert first[-3].startswith("FAIL score float32   host 1: ") == (wrong == 1)
