@@ -29,11 +29,13 @@ from jaxift import (
     plan_command,
     release_command,
     score_command,
-)  # fmt: skip
-from jaxift.artifacts import STUDY_FILE, RunDirectory, cache_folder
+    selfcheck_command,
+)
+from jaxift.artifacts import STUDY_FILE, RunDirectory
 from jaxift.config import StudyConfig, describe, load_study, parse_study
 from jaxift.console import Reporter
 from jaxift.errors import Terminated, UserError
+from jaxift.parallel import compilation_cache
 
 HELP = """\
 jaxift: does instruction fine-tuning teach a language model anything, or only to say what it already knows?
@@ -44,6 +46,7 @@ usage: jaxift VERB ...
   run CONFIG           a whole study: what is done is skipped, what is stale is done again
   import-release DIR --out OUT
                        the arms that the paper's authors released, ready to be tuned on (--build.released)
+  selfcheck            is all well with packages, devices, mesh, scores and a bucket? one screen, exit code 0 or 1
   world VERB           the synthetic world: `pretrain` its base model, write its `questions`, `check` a model
 
 models, each a Hugging Face or orbax folder, a Hub id (owner/name) or an address (gs://bucket/model):
@@ -73,8 +76,8 @@ CONFIG is a study's YAML file (see configs/) or the directory of a started run. 
   jaxift run CONFIG --dry-run  says what is done and what there is to do: cells, steps, tokens, disk
   jaxift tune CONFIG --only 'medicine-INC*' 'history-*-s0'      some cells alone; evaluate and run take it too
 
-exit codes: 0 done, 2 refused input (one line says what and how to mend it), 130 interrupted, 143 ended by SIGTERM
-(the same command goes on)
+exit codes: 0 done, 1 selfcheck found something wrong, 2 refused input (one line says what and how to mend it),
+130 interrupted, 143 ended by SIGTERM (the same command goes on)
 """
 
 
@@ -82,11 +85,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command line and returns its exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_folder("programs")))
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # that torch is absent is as it should be
     try:
-        return _dispatch(arguments)
+        with compilation_cache.kept():
+            return _dispatch(arguments)
     except UserError as error:
         print(f"jaxift: error: {error}", file=sys.stderr)
         return 2
@@ -127,6 +129,8 @@ def _dispatch(arguments: list[str]) -> int:
         return score_command.main(_parsed(score_command.KINDS[verb], rest, f"jaxift {verb}"), Console())
     elif verb == "plan":
         return _plan(rest)
+    elif verb == "selfcheck":
+        return selfcheck_command.main(_parsed(selfcheck_command.SelfCheck, rest, "jaxift selfcheck"), Console())
     elif verb in VERBS:
         how, rest = _how(rest, f"jaxift {verb}")
         _study(_configured(verb, rest), VERBS[verb], how)
@@ -138,7 +142,7 @@ def _dispatch(arguments: list[str]) -> int:
 
 # --tune.learning-rate for learning_rate; True/False as values, so that every field is `--name VALUE`
 _VALUES = (tyro.conf.FlagConversionOff,)
-OTHERS = ("demo", "world", "import-release", "lm-eval", "finetune", "compare", "plan")
+OTHERS = ("demo", "world", "import-release", "lm-eval", "finetune", "compare", "plan", "selfcheck")
 VERBS: dict[str, tuple[str, ...] | None] = {
     "run": None,
     **{stage: (stage,) for stage in ("probe", "explain", "build", "tune", "evaluate", "analyze")},

@@ -31,6 +31,8 @@ LAYERS = (
     ("wave_progress",),
     ("wave_runner",),
     BESIDE_THE_STUDY,
+    ("selfcheck",),
+    ("selfcheck_command",),
     ("forecast",),
     ("cli",),
     ("__main__",),
@@ -46,7 +48,7 @@ WITHOUT_JAX = (
     "analysis.calibration", "analysis.exp1", "analysis.exp4", "analysis.scored", "analysis.statistics",
     "reporting.summary", "reporting.tables", "reporting.writers", "reporting.figures", "reporting.items",
     "reporting.costs", "reporting.page", "reporting.compare", "reporting.manifest_tables", "reporting.terminal",
-     "compare_command", "stages.build", "stages.analyze",
+    "compare_command", "selfcheck_command", "parallel.compilation_cache", "stages.build", "stages.analyze",
     "stages.report", "config", "artifacts", "errors", "console", "units", "study", "model_commands", "score_command",
     "release_command", "finetune_command", "scoring.requests", "scoring.request_file", "scoring.rows", "scoring.store",
 )  # fmt: skip

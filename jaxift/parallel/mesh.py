@@ -9,6 +9,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxift.config import MeshConfig
 from jaxift.errors import UserError
+from jaxift.parallel import compilations
 
 MESH_AXES = ("cell", "data", "fsdp", "tensor")
 CELL = MESH_AXES[0]
@@ -46,6 +47,7 @@ def make_mesh(
     `cell * data * fsdp * tensor` devices are taken from `devices` (default: all local and remote devices, in order).
     Raises ValueError where there are too few.
     """
+    compilations.listen()  # whatever is compiled runs on a mesh
     devices = jax.devices() if devices is None else list(devices)
     sizes = (cell, data, fsdp, tensor)
     needed = math.prod(sizes)

@@ -23,17 +23,10 @@ class Chip:
     link_bandwidth: float | None = None
     axes: int | None = None
 
-    @property
-    def ici_bandwidth(self) -> float | None:
-        """Bytes a second of all links, both ways, as makers count."""
-        if self.link_bandwidth is None or self.axes is None:
-            return None
-        return self.link_bandwidth * 2 * self.axes * 2
-
 
 # TPU: docs.cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e,tpu7x}, which tell the interconnect of a chip as all its links,
-# both ways (v4 2,400 Gbps, v5e 400 GB/s, v5p 1,200 GB/s, v6e 800 GB/s, tpu7x 1,200 GB/s); of v2, v3 and v7 a device is
-# a core, of which a chip has two, of all others a chip. NVIDIA: nvidia.com, dense bfloat16.
+# both ways (v5e 400 GB/s, v5p 1,200 GB/s, v6e 800 GB/s, tpu7x 1,200 GB/s) or, for v4, one way (2,400 Gbps). Of v2, v3
+# and v7 a device is a core, of which a chip has two, of all others a chip. NVIDIA: nvidia.com, dense bfloat16.
 CHIPS = (
     Chip("TPU v2", 22.5e12),
     Chip("TPU v3", 61.5e12),
