@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-
 from fake_cloud import Cloud
 
 TOOLS = ("bash", "git", "flock", "setsid", "tar")

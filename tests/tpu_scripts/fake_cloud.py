@@ -1,4 +1,4 @@
-"""A cloud in a folder: fake `gcloud`, `kubectl` and `xpk` that write down what they are asked, and hosts that are folders."""
+"""A cloud in a folder: fake `gcloud`, `kubectl` and `xpk` write down what they are asked, and hosts are folders."""
 
 import os
 import shutil

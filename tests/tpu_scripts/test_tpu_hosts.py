@@ -1,4 +1,4 @@
-"""What happens on the hosts: commands arrive word by word, outlive the connection, run once, and take secrets from the manager."""
+"""On the hosts commands arrive word by word, outlive the connection, run once, and take secrets from the manager."""
 
 import subprocess
 from collections.abc import Callable
@@ -97,9 +97,11 @@ def test_another_command_does_not_start_beside_it(ready: Cloud):
     ready.run("run.sh", *STUDY, **SETTINGS)
     ready.wait_for("jaxift_calls")
     said = ready.run("run.sh", "--", "run", "other.yaml", **SETTINGS)
-    assert said.code == 1 and said.out.count("busy with another command") == 4
+    assert said.code == 1
+    assert said.out.count("busy with another command") == 4
     said = ready.run("setup.sh", "--python", "3.13", **SETTINGS)
-    assert said.code == 1 and said.out.count("busy: a command runs") == 4
+    assert said.code == 1
+    assert said.out.count("busy: a command runs") == 4
 
 
 def test_where_it_runs_on_some_hosts_alone_all_start_together(ready: Cloud):
@@ -113,7 +115,9 @@ def test_where_it_runs_on_some_hosts_alone_all_start_together(ready: Cloud):
         "jaxift-host 0-0 exit 137", *(f"jaxift-host 0-{worker} running" for worker in (1, 2, 3))
     ]  # fmt: skip
     said = ready.run("run.sh", *STUDY, **SETTINGS)
-    assert said.code == 0 and said.out.count(" started\n") == 4 and said.out.count(" exit 143\n") == 3
+    assert said.code == 0
+    assert said.out.count(" started\n") == 4
+    assert said.out.count(" exit 143\n") == 3
     ready.let_go()
     assert ran(ready) == [[list(STUDY[1:])] * 2] * 4
 
@@ -136,7 +140,8 @@ def test_a_host_that_does_not_answer_is_missed(ready: Cloud):
     ready.put("unreachable/0-2")
     for script, arguments in (("status.sh", ()), ("run.sh", STUDY), ("setup.sh", ())):
         said = ready.run(script, *arguments, **SETTINGS)
-        assert said.code == 1 and "3 of 4 hosts answered" in said.err
+        assert said.code == 1
+        assert "3 of 4 hosts answered" in said.err
     assert ran(ready) == [[]] * 4  # nothing starts where not all can
 
 
@@ -156,7 +161,8 @@ def test_before_setup_it_is_said_what_is_missing(cloud: Cloud):
     for _ in range(3):
         cloud.run("create.sh", **SETTINGS)
     said = cloud.run("run.sh", *STUDY, **SETTINGS)
-    assert said.code == 1 and "needs setup.sh" in said.err
+    assert said.code == 1
+    assert "needs setup.sh" in said.err
 
 
 def test_logs_of_one_host_and_of_all_as_files(ready: Cloud):
@@ -174,12 +180,15 @@ def test_logs_of_one_host_and_of_all_as_files(ready: Cloud):
 def test_a_checkout_without_git_is_refused(make_cloud: Callable[..., Cloud], ready: Cloud):
     subprocess.run(["rm", "-rf", ready.checkout / ".git"], check=True)
     said = ready.run("setup.sh", **SETTINGS)
-    assert said.code == 2 and "is no git checkout" in said.err and said.err.count("\n") == 1
+    assert said.code == 2
+    assert "is no git checkout" in said.err
+    assert said.err.count("\n") == 1
 
 
 def test_a_queued_resource_of_another_type_is_not_taken_for_ours(ready: Cloud):
     said = ready.run("resume.sh", *STUDY, **(SETTINGS | {"TPU_TYPE": "v5litepod-32"}))
-    assert said.code != 0 and "exists and is v5litepod-16" in said.err
+    assert said.code != 0
+    assert "exists and is v5litepod-16" in said.err
     assert ready.run("delete.sh", **(SETTINGS | {"TPU_TYPE": "v5litepod-32"})).code == 0
     assert ready.hosts() == []
 
@@ -189,5 +198,6 @@ def test_what_cannot_be_listed_is_not_taken_for_gone(ready: Cloud):
     before = len(ready.calls())
     for script, arguments in (("create.sh", ()), ("resume.sh", STUDY), ("delete.sh", ()), ("status.sh", ())):
         said = ready.run(script, *arguments, **SETTINGS)
-        assert said.code == 1 and "cannot be listed" in said.err
+        assert said.code == 1
+        assert "cannot be listed" in said.err
     assert {call[4] for call in ready.calls()[before:]} == {"list"}

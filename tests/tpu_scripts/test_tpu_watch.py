@@ -30,7 +30,8 @@ class Watching:
     def until(self, so: Callable[[], bool]) -> None:
         deadline = time.monotonic() + 60
         while not so():
-            assert time.monotonic() < deadline and self.thread.is_alive(), self.said
+            assert time.monotonic() < deadline
+            assert self.thread.is_alive(), self.said
             time.sleep(0.05)
 
     def until_started(self, times: int) -> None:
@@ -55,8 +56,10 @@ def test_a_preempted_and_a_lost_host_do_not_end_the_study(cloud: Cloud):
     cloud.let_go()
     assert watching.end() == 0
     verbs = [call[4] for call in cloud.calls()]
-    assert verbs.count("create") == 2 and verbs.count("delete") == 1
-    assert "is started again" in watching.said.err and "ended with exit code 0" in watching.said.err
+    assert verbs.count("create") == 2
+    assert verbs.count("delete") == 1
+    assert "is started again" in watching.said.err
+    assert "ended with exit code 0" in watching.said.err
 
 
 @pytest.mark.parametrize("code", [1, 2])
@@ -79,9 +82,12 @@ def test_it_gives_up_where_nothing_helps(cloud: Cloud):
     cloud.put("no_quota")
     watching = Watching(cloud)
     assert watching.end() == 1
-    assert "20 failures in a row" in watching.said.err and watching.said.err.count("RESOURCE_EXHAUSTED") == 20
+    assert "20 failures in a row" in watching.said.err
+    assert watching.said.err.count("RESOURCE_EXHAUSTED") == 20
 
 
 def test_refused_input_is_refused_once(cloud: Cloud):
     said = cloud.run("watch.sh", "--", "run", "c.yaml", "--run-dir", "here", **SETTINGS)
-    assert said.code == 2 and said.err.count("\n") == 1 and cloud.calls() == []
+    assert said.code == 2
+    assert said.err.count("\n") == 1
+    assert cloud.calls() == []

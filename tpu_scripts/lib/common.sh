@@ -10,6 +10,7 @@ say() { printf '# %s\n' "$*" >&2; }
 if ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] < 404)); then
   fail "bash $BASH_VERSION is too old; install 4.4 or newer (macOS: brew install bash) and run the script with it"
 fi
+shopt -s inherit_errexit # what fails inside $(...) ends the script too
 source "$here/lib/settings.sh"
 
 quoted() { local text; printf -v text '%q ' "$@"; printf %s "${text% }"; }
