@@ -19,20 +19,25 @@ class Said:
     err: str
 
 
-class Cloud:
-    """The fakes' folder, and the scripts in a small checkout of their own."""
+def make_checkout(checkout: Path) -> None:
+    """The scripts in a small repository."""
+    shutil.copytree(SCRIPTS, checkout / "tpu_scripts")
+    (checkout / "pyproject.toml").write_text("[project]\nname = 'jaxift'\n")
+    (checkout / "untracked.key").write_text("not for others")
+    for command in (["init", "--quiet", "--template="], ["add", "tpu_scripts", "pyproject.toml"]):
+        subprocess.run(["git", *command], cwd=checkout, check=True, env={"PATH": os.environ["PATH"]})
 
-    def __init__(self, folder: Path, nodes: int = 1, workers: int = 4):
+
+class Cloud:
+    """The fakes' folder, and a checkout of its own."""
+
+    def __init__(self, checkout: Path, folder: Path, nodes: int = 1, workers: int = 4):
         self.fake = folder / "fake"
         self.fake.mkdir(parents=True)
         self.home = folder / "home"
         self.home.mkdir()
         self.checkout = folder / "checkout"
-        shutil.copytree(SCRIPTS, self.checkout / "tpu_scripts")
-        (self.checkout / "pyproject.toml").write_text("[project]\nname = 'jaxift'\n")
-        (self.checkout / "untracked.key").write_text("not for others")
-        for command in (["init", "--quiet"], ["add", "tpu_scripts", "pyproject.toml"]):
-            subprocess.run(["git", *command], cwd=self.checkout, check=True, env={"PATH": os.environ["PATH"]})
+        shutil.copytree(checkout, self.checkout)
         self.environment = {
             "PATH": f"{FAKES}:/usr/bin:/bin", "HOME": str(self.home), "FAKE": str(self.fake), "FAKE_BIN": str(FAKES),
             "FAKE_NODES": str(nodes), "FAKE_WORKERS": str(workers), "JAXIFT_POLL_SECONDS": "0",

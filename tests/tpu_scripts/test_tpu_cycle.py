@@ -4,6 +4,8 @@ A golden file is a shell command a line, folders as $CHECKOUT and $HOME. Where a
 """
 
 import shlex
+import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -55,7 +57,7 @@ def as_golden(cloud: Cloud) -> str:
     return text.replace(str(cloud.checkout), "$CHECKOUT").replace(str(cloud.home), "$HOME")
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["v5e-16", pytest.param("v5p-128", marks=pytest.mark.slow), "v6e-16-two-slices"])
 def test_a_whole_cycle_asks_what_the_golden_file_says(kind: str, make_cloud: Callable[..., Cloud]):
     nodes, workers, settings = KINDS[kind]
     cloud = make_cloud(nodes=nodes, workers=workers)
@@ -88,3 +90,29 @@ def test_what_is_sent_to_the_hosts_is_what_git_tracks_and_nothing_else(cloud: Cl
     assert "changed" in (source / "pyproject.toml").read_text()
     assert (source / "my study.yaml").read_text() == "name: mine\n"
     assert not (source / "untracked.key").exists()
+
+
+@pytest.mark.slow
+def test_gclouds_own_parser_accepts_every_command(tmp_path: Path):
+    # /usr/bin/gcloud, with an empty configuration and environment: it stops where it would need a login, after parsing
+    gcloud = shutil.which("gcloud", path="/usr/bin:/usr/local/bin:/snap/bin")
+    if gcloud is None:
+        pytest.skip("the Google Cloud SDK is not installed")
+
+    def answer(arguments: list[str]) -> str:
+        environment = {
+            "PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "CLOUDSDK_CONFIG": str(tmp_path / "gcloud"),
+            "CLOUDSDK_CORE_DISABLE_PROMPTS": "1", "CLOUDSDK_CORE_CHECK_GCE_METADATA": "false",
+        }  # fmt: skip
+        done = subprocess.run(
+            [gcloud, *arguments], env=environment, capture_output=True, text=True, timeout=100, check=False
+        )
+        return done.stderr
+
+    lines = {line for path in (HERE / "golden").glob("*.sh") for line in path.read_text().splitlines()}
+    # one of each kind: a verb with its flags, whatever their values
+    kinds = {tuple(word.split("=")[0] for word in shlex.split(line)): shlex.split(line)[1:] for line in sorted(lines)}
+    assert len(kinds) >= 6
+    for command in kinds.values():
+        assert "do not currently have an active account" in answer(command), command
+    assert "unrecognized arguments" in answer([*next(iter(kinds.values())), "--node-counts=2"])
