@@ -10,7 +10,9 @@ slice_size
 
 now=$(state)
 if [[ -n $now ]]; then
-  say "$JAXIFT_TPU_NAME exists already and is $now"
+  hint=''
+  case $now in SUSPEND* | FAILED) hint="; resume.sh deletes it and asks again" ;; esac
+  say "$JAXIFT_TPU_NAME exists already and is $now$hint"
   exit 0
 fi
 

@@ -21,7 +21,8 @@ while ((failures < patience)); do
     say "it runs; looking every ${JAXIFT_POLL_SECONDS:-30} s"
   fi
   pause
-  if ! seen=$(bash "$here/status.sh"); then failures=$((failures + 1)) && continue; fi
+  # no answer: a passing fault, which resume.sh finds to be none, or a host that lost what setup.sh brought
+  if ! seen=$(bash "$here/status.sh"); then failures=$((failures + 1)) running='' && continue; fi
   failures=0
   [[ $seen == "$JAXIFT_TPU_NAME ACTIVE"* ]] || { say "${seen%%$'\n'*}" && running='' && continue; }
   codes=$(sed -n 's/^jaxift-host .* exit //p' <<<"$seen" | sort -nu)

@@ -92,6 +92,19 @@ def test_what_is_sent_to_the_hosts_is_what_git_tracks_and_nothing_else(cloud: Cl
     assert not (source / "untracked.key").exists()
 
 
+def test_the_same_files_make_the_same_archive_wherever_the_script_is_called(cloud: Cloud, make_cloud):
+    other, archives = make_cloud(), []
+    (other.checkout / "pyproject.toml").touch()
+    for each in (cloud, other):
+        each.environment["CDPATH"] = f"{other.home}:{each.checkout}"
+        done = each.execute(
+            ["bash", "-c", f"cd '{each.checkout}' && bash tpu_scripts/pack.sh '{each.home}/a b/c.tar.gz'"]
+        )
+        assert (done.code, done.out) == (0, "")
+        archives.append((each.home / "a b/c.tar.gz").read_bytes())
+    assert archives[0] == archives[1]
+
+
 @pytest.mark.slow
 def test_gclouds_own_parser_accepts_every_command(tmp_path: Path):
     # /usr/bin/gcloud, with an empty configuration and environment: it stops where it would need a login, after parsing

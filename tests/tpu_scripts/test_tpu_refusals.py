@@ -112,6 +112,16 @@ def test_commands_that_cannot_arrive_or_hold_secrets_are_refused(script: str, ar
     assert TOKEN not in said.err
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [("--env", "TOKENIZERS_PARALLELISM=false", *STUDY), ("--", "run", "shelf_0123456789abcdefg"),
+     ("--env", "MONKEYS=1", *STUDY), ("--", "run", "gs://bucket/hf_models/run")],
+)  # fmt: skip
+def test_what_only_resembles_a_secret_is_taken(arguments: tuple[str, ...], cloud: Cloud):
+    said = cloud.run("run.sh", "--dry-run", *arguments, **SETTINGS)
+    assert (said.code, said.err) == (0, "")
+
+
 def test_one_host_may_keep_its_run_directory(cloud: Cloud):
     said = cloud.run(
         "run.sh", "--dry-run", "--", "run", "c.yaml", "--run-dir", "/tmp/run", **(SETTINGS | {"TPU_TYPE": "v6e-8"})

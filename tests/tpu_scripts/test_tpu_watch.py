@@ -1,5 +1,6 @@
 """watch.sh keeps a command running through preemptions and lost hosts, and ends with it."""
 
+import shutil
 import subprocess
 import threading
 import time
@@ -60,6 +61,20 @@ def test_a_preempted_and_a_lost_host_do_not_end_the_study(cloud: Cloud):
     assert verbs.count("delete") == 1
     assert "is started again" in watching.said.err
     assert "ended with exit code 0" in watching.said.err
+
+
+def test_a_host_that_lost_its_disk_is_set_up_again(cloud: Cloud):
+    cloud.put("hold")
+    watching = Watching(cloud)
+    watching.until_started(1)
+    host = cloud.hosts()[2]
+    pid = (host / "jaxift/run/pid").read_text().strip()
+    subprocess.run(["kill", "-KILL", "--", f"-{pid}"], check=True)
+    shutil.rmtree(host)
+    host.mkdir()
+    watching.until(lambda: sorted(watching.starts()) == [1, 2, 2, 2])
+    cloud.let_go()
+    assert watching.end() == 0
 
 
 @pytest.mark.parametrize("code", [1, 2])

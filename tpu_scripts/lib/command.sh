@@ -12,7 +12,7 @@ command_line() {
       --env | --secret)
         [[ $value =~ ^[A-Za-z_][A-Za-z0-9_]*=.+$ ]] || fail "$option $(printf %q "$name"): give NAME=..." ;;&
       --env)
-        [[ ! ${name^^} =~ TOKEN|SECRET|PASSWORD|CREDENTIAL|KEY$ ]] || fail "--env $name: a secret is no argument; give --secret $name=ID and keep its value in a secret store"
+        [[ ! ${name^^} =~ (^|_)(TOKEN|SECRET|PASSWORD|CREDENTIALS?|KEY)(_|$) ]] || fail "--env $name: a secret is no argument; give --secret $name=ID and keep its value in a secret store"
         plain "--env $name" "$value"
         envs+=("$value") ;;
       --secret)
@@ -37,5 +37,5 @@ command_line() {
 # WHAT TEXT: refuses what could not arrive as it is, and what looks like a token (which is not repeated here)
 plain() {
   [[ ! $2 =~ [[:cntrl:]] ]] || fail "$1: has a line end or another control character; write it without"
-  [[ ! $2 =~ (hf_|ghp_|github_pat_|ya29\.|AIza|sk-)[A-Za-z0-9_-]{16,} ]] || fail "$1: looks like a token; give --secret NAME=ID instead, and withdraw the token"
+  [[ ! $2 =~ (^|[^A-Za-z0-9])(hf_|ghp_|github_pat_|ya29\.|AIza)[A-Za-z0-9_-]{16,} ]] || fail "$1: looks like a token; give --secret NAME=ID instead, and withdraw the token"
 }

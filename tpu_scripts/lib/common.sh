@@ -2,6 +2,7 @@
 # shellcheck disable=SC2034,SC2154 # names are shared with the scripts that source this
 # What all scripts share: refusing in one line, quoting, the dry run, the size of a slice and its cost line. Sourced, never run.
 set -euo pipefail
+unset CDPATH # cd would go, and say, elsewhere
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 readonly here
 

@@ -63,7 +63,7 @@ arguments() {
     name=${argument%%=*} name=${name#--} name=${name//-/_} name=${name^^}
     case $argument in
       --) jaxift=("$@") && break ;;
-      -h | --help) sed -n '2,/^[^#]/{s/^# \{0,1\}//p}' "$0" && exit 0 ;;
+      -h | --help) sed -n '2,/^[^#]/{s/^# \{0,1\}//p;}' "$0" && exit 0 ;;
       --dry-run) dry_run=--dry-run ;;
       --spot) setting SPOT true --spot ;;
       *)
