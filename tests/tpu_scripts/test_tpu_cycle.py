@@ -92,6 +92,9 @@ def test_what_is_sent_to_the_hosts_is_what_git_tracks_and_nothing_else(cloud: Cl
     assert not (source / "untracked.key").exists()
 
 
+AT_HAND = WHERE | KINDS["v5e-16"][2]
+
+
 def test_the_same_files_make_the_same_archive_wherever_the_script_is_called(cloud: Cloud, make_cloud):
     other, archives = make_cloud(), []
     (other.checkout / "pyproject.toml").touch()
@@ -101,6 +104,8 @@ def test_the_same_files_make_the_same_archive_wherever_the_script_is_called(clou
             ["bash", "-c", f"cd '{each.checkout}' && bash tpu_scripts/pack.sh '{each.home}/a b/c.tar.gz'"]
         )
         assert (done.code, done.out) == (0, "")
+        said = each.execute(["bash", "-c", f"cd '{each.checkout}' && bash tpu_scripts/status.sh --dry-run"], **AT_HAND)
+        assert (said.code, said.err) == (0, "")
         archives.append((each.home / "a b/c.tar.gz").read_bytes())
     assert archives[0] == archives[1]
 

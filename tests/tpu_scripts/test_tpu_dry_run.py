@@ -25,6 +25,7 @@ CASES = {
     "status.sh": (True, ()),
     "stop.sh": (True, ()),
     "logs.sh": (True, ()),
+    "logs.sh into files": (True, ("--to", "logs")),
     "delete.sh": (True, ()),
     "resume.sh": (False, ("--env", "A=$(touch $HOME/x)", *NASTY)),
 }  # fmt: skip
@@ -41,9 +42,9 @@ def prepared(cloud: Cloud, there: bool) -> int:
     return len(cloud.calls())
 
 
-@pytest.mark.parametrize("script", CASES)
-def test_a_dry_run_runs_nothing_and_prints_what_would_run(script: str, make_cloud):
-    there, arguments = CASES[script]
+@pytest.mark.parametrize("case", CASES)
+def test_a_dry_run_runs_nothing_and_prints_what_would_run(case: str, make_cloud):
+    script, (there, arguments) = case.split()[0], CASES[case]
     real, dry = make_cloud(), make_cloud()
     before = prepared(real, there)
     assert real.run(script, *arguments, **SETTINGS).code == 0

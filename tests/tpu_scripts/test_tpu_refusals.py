@@ -114,8 +114,8 @@ def test_commands_that_cannot_arrive_or_hold_secrets_are_refused(script: str, ar
 
 @pytest.mark.parametrize(
     "arguments",
-    [("--env", "TOKENIZERS_PARALLELISM=false", *STUDY), ("--", "run", "shelf_0123456789abcdefg"),
-     ("--env", "MONKEYS=1", *STUDY), ("--", "run", "gs://bucket/hf_models/run")],
+    [("--env", "TOKENIZERS_PARALLELISM=false", *STUDY), ("--", "run", "uhf_0123456789abcdefg"),
+     ("--env", "MONKEY=1", *STUDY), ("--", "run", "gs://bucket/hf_models/run")],
 )  # fmt: skip
 def test_what_only_resembles_a_secret_is_taken(arguments: tuple[str, ...], cloud: Cloud):
     said = cloud.run("run.sh", "--dry-run", *arguments, **SETTINGS)
