@@ -25,7 +25,7 @@ def make_cloud(checkout: Path, tmp_path: Path) -> Iterator[Callable[..., Cloud]]
     made: list[Cloud] = []
 
     def make(**size: int) -> Cloud:
-        made.append(Cloud(checkout, tmp_path / f"cloud{len(made)}", **size))
+        made.append(Cloud(checkout, tmp_path / f"it's cloud {len(made)}", **size))
         return made[-1]
 
     yield make

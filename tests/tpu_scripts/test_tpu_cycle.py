@@ -1,6 +1,6 @@
 """From create to delete, with a preemption between: what gcloud is asked is what golden/ holds, word by word.
 
-A golden file is a shell command a line, folders as $CHECKOUT and $HOME. Where a change is meant, the failure shows it.
+A golden file is a quoted command a line, folders as $CHECKOUT and $HOME. Where a change is meant, the failure shows it.
 """
 
 import shlex
@@ -53,8 +53,14 @@ def whole_cycle(cloud: Cloud, settings: dict[str, str]) -> None:
 
 
 def as_golden(cloud: Cloud) -> str:
-    text = "".join(shlex.join(call) + "\n" for call in cloud.calls())
-    return text.replace(str(cloud.checkout), "$CHECKOUT").replace(str(cloud.home), "$HOME")
+    folders = {str(cloud.checkout): "$CHECKOUT", str(cloud.home): "$HOME"}
+    return "".join(shlex.join(renamed(word, folders) for word in call) + "\n" for call in cloud.calls())
+
+
+def renamed(word: str, folders: dict[str, str]) -> str:
+    for folder, name in folders.items():
+        word = word.replace(folder, name)
+    return word
 
 
 @pytest.mark.parametrize("kind", ["v5e-16", pytest.param("v5p-128", marks=pytest.mark.slow), "v6e-16-two-slices"])
@@ -92,6 +98,10 @@ def test_what_is_sent_to_the_hosts_is_what_git_tracks_and_nothing_else(cloud: Cl
     assert not (source / "untracked.key").exists()
 
 
+def quote(path: Path) -> str:
+    return shlex.quote(str(path))
+
+
 AT_HAND = WHERE | KINDS["v5e-16"][2]
 
 
@@ -101,10 +111,12 @@ def test_the_same_files_make_the_same_archive_wherever_the_script_is_called(clou
     for each in (cloud, other):
         each.environment["CDPATH"] = f"{other.home}:{each.checkout}"
         done = each.execute(
-            ["bash", "-c", f"cd '{each.checkout}' && bash tpu_scripts/pack.sh '{each.home}/a b/c.tar.gz'"]
+            ["bash", "-c", f"cd {quote(each.checkout)} && bash tpu_scripts/pack.sh {quote(each.home / 'a b/c.tar.gz')}"]
         )
         assert (done.code, done.out) == (0, "")
-        said = each.execute(["bash", "-c", f"cd '{each.checkout}' && bash tpu_scripts/status.sh --dry-run"], **AT_HAND)
+        said = each.execute(
+            ["bash", "-c", f"cd {quote(each.checkout)} && bash tpu_scripts/status.sh --dry-run"], **AT_HAND
+        )
         assert (said.code, said.err) == (0, "")
         archives.append((each.home / "a b/c.tar.gz").read_bytes())
     assert archives[0] == archives[1]

@@ -22,7 +22,9 @@ def test_shown_output_is_what_the_scripts_print(cloud: Cloud):
             ["bash", "-c", command], cwd=cloud.checkout, env=environment, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, text=True, check=True,
         )  # fmt: skip
-        printed = done.stdout.replace(str(cloud.checkout), "/home/me/jaxift").replace(str(cloud.home), "/home/me")
+        printed = done.stdout
+        for folder, name in ((cloud.checkout, "/home/me/jaxift"), (cloud.home, "/home/me")):
+            printed = printed.replace(re.sub(r"([ '])", r"\\\1", str(folder)), name)  # as bash quotes it
         assert printed == output
 
 
