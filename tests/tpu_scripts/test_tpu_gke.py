@@ -3,12 +3,13 @@
 import re
 import shlex
 import subprocess
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 import yaml
 from fake_cloud import Cloud
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from jobset_schema import JobSet, PodSpec, SecretKeyRef, ValueFrom
+from pydantic import ValidationError
 from test_tpu_cycle import STUDY
 
 SETTINGS = {"TPU_NAME": "my-study", "TPU_TYPE": "v5litepod-16", "IMAGE": "us-docker.pkg.dev/p/r/jaxift:1"}
@@ -31,135 +32,6 @@ NASTY = [
     "#",
     "{}",
 ]
-
-
-class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-# The fields that the manifest uses, after config/components/crd/bases/jobset.x-k8s.io_jobsets.yaml (v1alpha2) of
-# https://github.com/kubernetes-sigs/jobset, commit 01078527ec4383c3d7289b5af3e0a788324e14ec, and its webhook's rules
-class Rule(Strict):
-    name: str = Field(pattern=r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$")
-    action: Literal["FailJobSet", "RestartJobSet", "RestartJobSetAndIgnoreMaxRestarts"]
-    onJobFailureReasons: list[
-        Literal[
-            "BackoffLimitExceeded",
-            "DeadlineExceeded",
-            "FailedIndexes",
-            "MaxFailedIndexesExceeded",
-            "PodFailurePolicy",
-        ]
-    ]
-
-
-class FailurePolicy(Strict):
-    maxRestarts: int = Field(ge=0)
-    rules: list[Rule]
-
-
-class OnExitCodes(Strict):
-    containerName: str
-    operator: Literal["In", "NotIn"]
-    values: list[int] = Field(min_length=1, max_length=255)
-
-
-class PodFailureRule(Strict):
-    action: Literal["FailJob", "FailIndex", "Ignore", "Count"]
-    onExitCodes: OnExitCodes
-
-
-class PodFailurePolicy(Strict):
-    rules: list[PodFailureRule]
-
-
-class SecretKeyRef(Strict):
-    name: str
-    key: str
-
-
-class ValueFrom(Strict):
-    secretKeyRef: SecretKeyRef
-
-
-class Variable(Strict):
-    name: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
-    value: str | None = None
-    valueFrom: ValueFrom | None = None
-
-
-class Port(Strict):
-    containerPort: int = Field(ge=1, le=65535)
-
-
-class Resources(Strict):
-    requests: dict[Literal["google.com/tpu"], int]
-    limits: dict[Literal["google.com/tpu"], int]
-
-
-class Container(Strict):
-    name: str
-    image: str
-    command: list[str]
-    env: list[Variable]
-    ports: list[Port]
-    resources: Resources
-
-
-class Toleration(Strict):
-    key: str
-    operator: Literal["Equal", "Exists"]
-    value: str
-    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"]
-
-
-class PodSpec(Strict):
-    restartPolicy: Literal["Never"]  # a podFailurePolicy allows no other
-    serviceAccountName: str
-    nodeSelector: dict[str, str]
-    tolerations: list[Toleration]
-    containers: list[Container]
-
-
-class PodTemplate(Strict):
-    spec: PodSpec
-
-
-class JobSpec(Strict):
-    backoffLimit: int = Field(ge=0)
-    completionMode: Literal["Indexed", "NonIndexed"]
-    completions: int = Field(ge=1)
-    parallelism: int = Field(ge=0)
-    podFailurePolicy: PodFailurePolicy
-    template: PodTemplate
-
-
-class JobTemplate(Strict):
-    spec: JobSpec
-
-
-class ReplicatedJob(Strict):
-    name: str = Field(pattern=r"^[a-z]([-a-z0-9]*[a-z0-9])?$")
-    replicas: int = Field(ge=1)
-    template: JobTemplate
-
-
-class JobSetSpec(Strict):
-    failurePolicy: FailurePolicy
-    replicatedJobs: list[ReplicatedJob]
-
-
-class Metadata(Strict):
-    name: str = Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")
-    namespace: str
-    annotations: dict[str, str]
-
-
-class JobSet(Strict):
-    apiVersion: Literal["jobset.x-k8s.io/v1alpha2"]
-    kind: Literal["JobSet"]
-    metadata: Metadata
-    spec: JobSetSpec
 
 
 def rendered(cloud: Cloud, *arguments: str, **settings: str) -> JobSet:
