@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -53,19 +54,20 @@ def main(config: StudyConfig, how: Plan, console: Console) -> int:
     site = Site(config, place, shape)
     _say(console, f"{config.name} on {place.name}: {place.chips} chips ({place.chip.name}), {place.hosts} hosts")
     probe, probes = _largest(workload.probes(units))
-    found = scored.search(site, probe, how.compiled)
+    found = scored.search(site, scored.tree_of(site, probe), how.compiled)
     hours = probes * _shown(console, site, probe.name, found)
     fits = any(each.fits for each in found)
     if any(work.cells for work in workload.tunings(units)):
         tuning, tunings = _largest(workload.tunings(units))
-        found = tuned.search(site, tuning, how.compiled)
+        found = tuned.search(site, tuned.prepared_for(site, tuning), tuning.cells, how.compiled)
         hours += tunings * _shown(console, site, f"{tuning.name}, {tuning.cells} models", found)
         fits = fits and any(each.fits for each in found)
         if any(each.fits for each in found):
             evaluation, evaluations = _largest(workload.evaluations(units))
             sizes = _fastest(found).choice.sizes
             name = f"{evaluation.name}, {evaluation.models} models"
-            hours += evaluations * _shown(console, site, name, [scored.of_tuned(site, evaluation, sizes)])
+            tree = scored.tree_of(site, evaluation)
+            hours += evaluations * _shown(console, site, name, [scored.of_tuned(site, tree, evaluation.models, sizes)])
     chip_hours = hours * place.chips
     told = f"all {len(config.domains)} domains, at worst: {hours:,.2f} hours, {chip_hours:,.1f} chip-hours"
     if how.price is not None:
@@ -86,64 +88,54 @@ def _fastest(found: "list[Result]") -> "Result":
 
 def _shown(console: Console, site: "Site", name: str, found: "list[Result]") -> float:
     """Prints what was found for one piece of work; returns the hours that the best way takes at worst."""
-    from jaxift.parallel.peaks import GIB
-    from jaxift.planning.programs import told
-
     table = Table(box=SIMPLE_HEAD, pad_edge=False, title=Text(name, style="bold"), title_justify="left")
-    for column in (
-        "mesh",
-        "recomputes",
-        "tokens",
-        "program",
-        "GiB",
-        "PFLOP",
-        "HBM GB",
-        "ICI GB",
-        "s",
-        "bound",
-        "of peak",
-        "hours",
-        "compiled",
-    ):
-        table.add_column(column, justify="left" if column in ("mesh", "recomputes", "program", "bound") else "right")
+    left = ("mesh", "recomputes", "program", "bound")
+    for column in ("mesh", "recomputes", "at once", "program", "GiB", "seconds", "bound", "of peak", "hours"):
+        table.add_column(column, justify="left" if column in left else "right", no_wrap=True)
     for each in found:
-        for number, program in enumerate(each.programs):
-            first = number == 0
-            head = (each.choice.mesh, each.choice.remat, f"{each.choice.tokens:,}") if first else ("", "", "")
-            table.add_row(*map(Text, (*head, *_columns(program), *(_of_all(site, each) if first else ("", "")))),
-                          f"{program.seconds:.0f} s")  # fmt: skip
-    console.print(table)
-    for each in found:
+        head = [each.choice.mesh, each.choice.remat, f"{each.choice.tokens:,}"]
+        tail = _of_all(site, each)
         for program in each.programs:
-            if program.fits:
-                _say(console, f"  {program.name}: {program.total / GIB:.2f} GiB a device: {told(program.parts)}")
-            else:
-                assert program.limit
-                _say(console, f"  {program.name} does not fit: {_mend(program)}")
-    if not any(each.fits for each in found):
-        return 0.0
-    return _fastest(found).times.pessimistic / 3600
+            table.add_row(*map(Text, (*head, *_columns(program), *tail)))
+            head, tail = ["", "", ""], ["", ""]
+    width = Measurement.get(console, console.options.update(max_width=1000), table).maximum
+    Console(width=max(console.width, width)).print(table)
+    for program in (program for each in found for program in each.programs):
+        _say(console, f"  {program.name}: {_details(program)}")
+    _say(console, "")
+    return _fastest(found).times.pessimistic / 3600 if any(each.fits for each in found) else 0.0
 
 
 def _columns(program: "Compiled") -> tuple[str, ...]:
     from jaxift.parallel.peaks import GIB
 
+    size, took = f"{program.total / GIB:.2f}", program.times
+    if not took:
+        return program.name, size, "", "does not fit"
+    return program.name, size, f"{took.optimistic:.3g} to {took.pessimistic:.3g}", took.bound
+
+
+def _details(program: "Compiled") -> str:
+    """Memory by its parts, what is computed and moved, and what compiling took."""
+    from jaxift.planning.programs import told
+
     if not (program.times and program.moved):
-        return program.name, f"{program.total / GIB:.2f}", f"{program.flops / 1e15:.3f}", "", "", "", "does not fit"
-    took = program.times
+        return _mend(program)
+    took, moved = program.times, program.moved
     return (
-        program.name, f"{program.total / GIB:.2f}", f"{program.flops / 1e15:.3f}",
-        f"{program.moved.hbm_bytes / 1e9:.1f}", f"{program.moved.received / 1e9:.1f}",
-        f"{took.optimistic:.3f} to {took.pessimistic:.3f}", took.bound,
-    )  # fmt: skip
+        f"GiB {told(program.parts)}; a device computes {program.flops / 1e12:.3g} TFLOP ({took.compute:.3g} s), moves "
+        f"{moved.hbm_bytes / 1e9:.3g} GB of HBM ({took.memory:.3g} s), receives {moved.received / 1e9:.3g} GB "
+        f"({took.network:.3g} s); compiled in {program.seconds:.0f} s"
+    )
 
 
-def _of_all(site: "Site", each: "Result") -> tuple[str, str]:
+def _of_all(site: "Site", each: "Result") -> list[str]:
+    """The share of the peak that useful operations reach, and hours, of all of the work."""
     if not each.fits or not each.times.optimistic:
-        return "", ""
+        return ["", ""]
     best, worst = each.utilisation(site.topology)
-    hours = f"{each.times.optimistic / 3600:.2f} to {each.times.pessimistic / 3600:.2f}"
-    return f"{100 * best:.0f} to {100 * worst:.0f} %", hours
+    hours = f"{each.times.optimistic / 3600:.3g} to {each.times.pessimistic / 3600:.3g}"
+    return [f"{100 * best:.0f} to {100 * worst:.0f} %", hours]
 
 
 def _mend(program: "Compiled") -> str:
@@ -153,7 +145,7 @@ def _mend(program: "Compiled") -> str:
     assert program.limit
     held = sum(program.parts.values())
     over = (program.total - program.limit) / GIB
-    text = f"{program.total / GIB:.2f} GiB of {program.limit / GIB:.2f}, {over:.2f} too many; "
+    text = f"does not fit: takes {program.total / GIB:.2f} GiB of {program.limit / GIB:.2f}, {over:.2f} too many; "
     if held > program.limit:
         times = held / program.limit
         return (

@@ -33,7 +33,8 @@ LAYERS = (
     BESIDE_THE_STUDY,
     ("selfcheck",),
     ("selfcheck_command",),
-    ("forecast",),
+    ("forecast", "planning"),
+    ("plan_command",),
     ("cli",),
     ("__main__",),
 )

@@ -232,7 +232,7 @@ class Layer(nnx.Module):
         # one plain matrix: on CPU a product with two kept dimensions first copies its weights, or its inputs
         weight_OI = jnp.reshape(weight[...].astype(x_BTI.dtype), (outputs, size), out_sharding=layout)
         x_NI = jnp.reshape(x_BTI, (B * T, size), out_sharding=spec("batch", IN_NAMES[matrix]))
-        out_NO = _product(layout, spec(name, IN_NAMES[matrix]), x_NI, weight_OI)
+        out_NO: Any = _product(layout, spec(name, IN_NAMES[matrix]), x_NI, weight_OI)
         out_BTO = jnp.reshape(out_NO, (B, T, outputs), out_sharding=spec("batch", None, name))
         if self.lora is not None and matrix in self.lora:
             out_BTO = out_BTO + self.lora[matrix](x_BTI, spec("batch", None, name))

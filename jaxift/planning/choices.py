@@ -74,10 +74,9 @@ class Site:
     def place(self, sizes: Sizes) -> Place:
         """The model on a mesh of the topology."""
         if sizes not in self._places:
-            cell, *rest = sizes
-            self._places[sizes] = Place(
-                self.shape, make_mesh(*rest, self.topology.devices, cell=cell), self.topology
-            )  # fmt: skip
+            cell, data, fsdp, tensor = sizes
+            mesh = make_mesh(data, fsdp, tensor, self.topology.devices, cell=cell)
+            self._places[sizes] = Place(self.shape, mesh, self.topology)
         return self._places[sizes]
 
     def model(self, sizes: Sizes, *, tuned: bool) -> LanguageModel:

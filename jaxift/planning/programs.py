@@ -160,5 +160,5 @@ def _measured(
 
 
 def told(sizes: dict[str, int]) -> str:
-    """Parts of memory in words."""
-    return ", ".join(f"{name} {size / GIB:.2f}" for name, size in sizes.items() if size >= 0.005 * GIB)
+    """Parts of memory in words, in GiB."""
+    return ", ".join(f"{name} {size / GIB:.3g}" for name, size in sizes.items() if size >= 1e-3 * GIB) or "0"

@@ -22,9 +22,8 @@ SEEN = 1024
 """Tokens that a token sees, by which meshes are ranked."""
 
 
-def search(site: Site, work: Scoring, count: int) -> list[Result]:
-    """The `count` best ways to score with the base model, compiled."""
-    tree = _tree(site, work)
+def search(site: Site, tree: Tree, count: int) -> list[Result]:
+    """The `count` best ways to score requests with the base model, compiled."""
     found = []
     for sizes in legal_meshes(site.shape, len(site.topology.devices), cells=1):
         place = site.place(sizes)
@@ -35,17 +34,17 @@ def search(site: Site, work: Scoring, count: int) -> list[Result]:
     return [_compiled(site, choice, tree) for choice in site.best(found, count)]
 
 
-def of_tuned(site: Site, work: Scoring, sizes: Sizes, tokens: int | None = None) -> Result:
-    """Scoring with each of the work's models, on the mesh that they were tuned on, a stack of one a group at a time."""
-    place = site.place(sizes)
-    lane = tokens or LANE_TOKENS[1]
+def of_tuned(site: Site, tree: Tree, models: int, sizes: Sizes) -> Result:
+    """Scoring with each of several models, on the mesh that they were tuned on, a stack of one a group at a time."""
+    place, lane = site.place(sizes), LANE_TOKENS[1]
     guess = estimate.scoring(place, lane, lane // 64, SEEN, lane * SEEN)
-    found = _compiled(site, Choice(sizes, "none", lane, guess, 0.0), _tree(site, work), tuned=True)
-    waves = -(-work.models // place.mesh.shape[CELL])
+    found = _compiled(site, Choice(sizes, "none", lane, guess, 0.0), tree, tuned=True)
+    waves = -(-models // place.mesh.shape[CELL])
     return dataclasses.replace(found, times=found.times * waves, useful=found.useful * waves)
 
 
-def _tree(site: Site, work: Scoring) -> Tree:
+def tree_of(site: Site, work: Scoring) -> Tree:
+    """The prefix tree of what a study asks."""
     tokenizer = site.model((1, 1, 1, 1), tuned=False).tokenizer
     return build_tree(encode_requests(tokenizer, work.requests).requests)
 

@@ -72,7 +72,7 @@ class _Walk:
         self.module, self.trips = module, trips
         self.hbm = 0.0
         self.collectives: list[Collective] = []
-        self.kernels: collections.Counter[str] = collections.Counter()
+        self.kernels: dict[str, float] = collections.defaultdict(float)
         self.unknown: list[str] = []
 
     def through(self, computation: Computation, times: float) -> None:
@@ -242,7 +242,7 @@ def _cut(numbers: Sequence[int], size: int) -> list[tuple[int, ...]]:
 
 def by_kind(found: Sequence[Collective]) -> Mapping[str, float]:
     """Bytes received by kind of collective."""
-    total: collections.Counter[str] = collections.Counter()
+    total: dict[str, float] = collections.defaultdict(float)
     for each in found:
         total[each.kind] += each.received
     return dict(total)

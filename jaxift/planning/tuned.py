@@ -19,14 +19,16 @@ MICRO_TOKENS = (1024, 2048, 4096, 8192, 16384)
 REMATS: tuple[Remat, ...] = ("none", "dots", "full")
 
 
-def search(site: Site, work: Tuning, count: int) -> list[Result]:
-    """The `count` best ways to tune all models of the work, compiled."""
-    prepared = prepare(
-        site.model((1, 1, 1, 1), tuned=True), Job(work.name, work.pairs, _settings(site, "none", MICRO_TOKENS[0]))
-    )
+def prepared_for(site: Site, work: Tuning) -> Prepared:
+    """A job of the work's examples."""
+    return prepare(site.model((1, 1, 1, 1), tuned=True), Job(work.name, work.pairs, site.config.tune))
+
+
+def search(site: Site, prepared: Prepared, cells: int, count: int) -> list[Result]:
+    """The `count` best ways to tune so many models as a job says, compiled."""
     shapes: dict[tuple[int, int], Shape] = {}
     found: dict[tuple, Choice] = {}
-    for sizes in legal_meshes(site.shape, len(site.topology.devices), work.cells):
+    for sizes in legal_meshes(site.shape, len(site.topology.devices), cells):
         place = site.place(sizes)
         shards = batch_shards(place.mesh)
         for tokens in MICRO_TOKENS:
@@ -37,24 +39,24 @@ def search(site: Site, work: Tuning, count: int) -> list[Result]:
             for remat in REMATS:
                 rows = shape.rows // shape.shards
                 guess = estimate.tuning(place, remat, shape.micro, rows, shape.length, shape.slots)
-                seconds = guess.times.pessimistic * -(-work.cells // sizes[0]) * prepared.plan.steps
+                seconds = guess.times.pessimistic * -(-cells // sizes[0]) * prepared.plan.steps
                 # where all fits into less at once, more room changes nothing
                 found.setdefault((sizes, remat, shape), Choice(sizes, remat, tokens, guess, seconds))
-    return [_compiled(site, choice, work, prepared) for choice in site.best(list(found.values()), count)]
+    return [_compiled(site, choice, cells, prepared) for choice in site.best(list(found.values()), count)]
 
 
 def _settings(site: Site, remat: Remat, tokens: int) -> TuneConfig:
     return site.config.tune.model_copy(update={"remat": remat, "micro_tokens": tokens})
 
 
-def _compiled(site: Site, choice: Choice, work: Tuning, prepared: Prepared) -> Result:
+def _compiled(site: Site, choice: Choice, cells: int, prepared: Prepared) -> Result:
     model = site.model(choice.sizes, tuned=True)
     job = dataclasses.replace(prepared.job, config=_settings(site, choice.remat, choice.tokens))
     members = group(model, [dataclasses.replace(prepared, job=job)])
     program = compile_tuning(members, model.mesh.shape[CELL], site.topology)
-    waves = -(-work.cells // model.mesh.shape[CELL])
+    waves = -(-cells // model.mesh.shape[CELL])
     plan = prepared.plan
     total = (program.times or Times(0.0, 0.0, 0.0)) * (waves * plan.steps)
     lengths, scored = [each.fed for each in plan.examples], sum(each.scored for each in plan.examples)
-    useful = tuning_flops(members.model.config, lengths, scored) * plan.epochs * work.cells
+    useful = tuning_flops(members.model.config, lengths, scored) * plan.epochs * cells
     return Result(choice, [program], total, useful / model.mesh.size)
