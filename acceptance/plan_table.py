@@ -3,8 +3,8 @@
     python acceptance/plan_table.py [ROWS ...] [--quick]
 
 Needs the TPU compiler (`pip install jaxift[plan]`), no TPU. Each row is a model, a slice and a kind of work: scoring
-5-shot questions (2,048 questions of about 120 tokens, 4 answers of a token, behind 8 prefixes of about 700), or tuning
-all weights on packed texts of 2,048 tokens, 8,192 tokens a device a step. `--quick` takes the first row alone.
+5-shot questions (16,384 of about 120 tokens, 4 answers of a token, behind 8 prefixes of about 700), or tuning all
+weights on packed texts of 2,048 tokens, 8,192 tokens a device a step. `--quick` takes the first row alone.
 Prints a Markdown table and ends with one line of JSON.
 """
 
@@ -42,7 +42,8 @@ MEASURED = {
     ("llama-2-70b", "v5p:4x4x4", "tuning"): 65.4,
     ("llama-2-70b", "v5e:16x16", "tuning"): 57.0,
 }
-"""Of MaxText, per cent of the peak (README of github.com/AI-Hypercomputer/maxtext): on v5p-128 and v5e-256."""
+"""Of MaxText, per cent of the peak, in training on texts of 4,096 tokens (maxtext.readthedocs.io, "Optimized models
+tiering": 512 chips of v5p; an older README of github.com/AI-Hypercomputer/maxtext: 256 of v5e)."""
 TOKENS = 8192
 
 
@@ -53,7 +54,7 @@ def requests(rng: np.random.Generator) -> list[TokenRequest]:
         return rng.integers(10, 400, rng.integers(int(0.7 * mean), int(1.3 * mean))).tolist()
 
     prefixes = [text(700) for _ in range(8)]
-    return [TokenRequest((*prefixes[number % 8], *text(120)), ((4,), (5,), (6,), (7,))) for number in range(2048)]
+    return [TokenRequest((*prefixes[number % 8], *text(120)), ((4,), (5,), (6,), (7,))) for number in range(16384)]
 
 
 def job(devices: int) -> Prepared:

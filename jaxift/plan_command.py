@@ -14,7 +14,7 @@ from jaxift.config import StudyConfig
 from jaxift.errors import UserError
 
 if TYPE_CHECKING:
-    from jaxift.planning.choices import Result, Site
+    from jaxift.planning.choices import Choice, Result, Site
     from jaxift.planning.programs import Compiled
     from jaxift.planning.workload import Scoring, Tuning
 
@@ -56,11 +56,16 @@ def main(config: StudyConfig, how: Plan, console: Console) -> int:
     probe, probes = _largest(workload.probes(units))
     found = scored.search(site, scored.tree_of(site, probe), how.compiled)
     hours = probes * _shown(console, site, probe.name, found)
+    for choice in _chosen(found):
+        lanes = choice.sizes[1] * choice.sizes[2]
+        _say(console, f"  take {choice.flags} --batch-tokens {choice.tokens * lanes}\n")
     fits = any(each.fits for each in found)
     if any(work.cells for work in workload.tunings(units)):
         tuning, tunings = _largest(workload.tunings(units))
         found = tuned.search(site, tuned.prepared_for(site, tuning), tuning.cells, how.compiled)
         hours += tunings * _shown(console, site, f"{tuning.name}, {tuning.cells} models", found)
+        for choice in _chosen(found):
+            _say(console, f"  take {choice.flags} --tune.remat {choice.remat} --tune.micro-tokens {choice.tokens}\n")
         fits = fits and any(each.fits for each in found)
         if any(each.fits for each in found):
             evaluation, evaluations = _largest(workload.evaluations(units))
@@ -69,10 +74,11 @@ def main(config: StudyConfig, how: Plan, console: Console) -> int:
             tree = scored.tree_of(site, evaluation)
             hours += evaluations * _shown(console, site, name, [scored.of_tuned(site, tree, evaluation.models, sizes)])
     chip_hours = hours * place.chips
-    told = f"all {len(config.domains)} domains, at worst: {hours:,.2f} hours, {chip_hours:,.1f} chip-hours"
+    told = f"{hours:,.3g} hours, {chip_hours:,.3g} chip-hours"
     if how.price is not None:
-        told += f", {chip_hours * how.price:,.2f} at {how.price:g} a chip-hour"
-    _say(console, f"{told}; starting, loading and writing are not counted")
+        told += f", {chip_hours * how.price:,.3g} at {how.price:g} a chip-hour"
+    domains = f"all {len(config.domains)} domains" if len(config.domains) > 1 else "in all"
+    _say(console, f"{domains}, at worst: {told}; starting, loading and writing are not counted")
     return 0 if fits else 1
 
 
@@ -80,6 +86,11 @@ def _largest(works: "Sequence[Work]") -> "tuple[Work, float]":
     """The domain with most to do, which stands for all, and how much all are in its measure."""
     largest = max(works, key=lambda work: work.amount)
     return largest, sum(work.amount for work in works) / max(largest.amount, 1)
+
+
+def _chosen(found: "list[Result]") -> "list[Choice]":
+    """The way that is recommended, where one fits."""
+    return [_fastest(found).choice] if any(each.fits for each in found) else []
 
 
 def _fastest(found: "list[Result]") -> "Result":
@@ -102,7 +113,6 @@ def _shown(console: Console, site: "Site", name: str, found: "list[Result]") -> 
     Console(width=max(console.width, width)).print(table)
     for program in (program for each in found for program in each.programs):
         _say(console, f"  {program.name}: {_details(program)}")
-    _say(console, "")
     return _fastest(found).times.pessimistic / 3600 if any(each.fits for each in found) else 0.0
 
 

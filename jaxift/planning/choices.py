@@ -38,6 +38,12 @@ class Choice:
         names = zip(("cell", "data", "fsdp", "tensor"), self.sizes, strict=True)
         return ", ".join(f"{name} {size}" for name, size in names if size > 1) or "data 1"
 
+    @property
+    def flags(self) -> str:
+        """The mesh, as the command line takes it."""
+        names = zip(("cell", "data", "fsdp", "tensor"), self.sizes, strict=True)
+        return " ".join(f"--mesh.{name} {size}" for name, size in names if size > 1)
+
 
 @dataclasses.dataclass(frozen=True)
 class Result:

@@ -25,7 +25,11 @@ from jaxift.tuning.waves import peak_bytes
 
 # forward; the backward pass' two kernels compute the scores again: seven products for the forward pass' two
 _BACKWARD_ATTENTION = 7 / 2
-_OUT_OF_MEMORY = re.compile(r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm")
+# as different versions of the compiler say it
+_OUT_OF_MEMORY = (
+    re.compile(r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm"),
+    re.compile(r"\(([\d.]+)([KMGT])\) exceeds available HBM \(([\d.]+)([KMGT])\)"),
+)
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
@@ -146,10 +150,10 @@ def _measured(
     try:
         program = build()
     except jax.errors.JaxRuntimeError as error:
-        sizes = _OUT_OF_MEMORY.search(str(error))
-        if not sizes:
+        told = [found for pattern in _OUT_OF_MEMORY if (found := pattern.search(str(error)))]
+        if not told:
             raise
-        used, limit = (int(float(sizes[at]) * _UNITS[sizes[at + 1]]) for at in (1, 3))
+        used, limit = (int(float(told[0][at]) * _UNITS[told[0][at + 1]]) for at in (1, 3))
         return Compiled(name, time.perf_counter() - started, flops, arguments, parts, used, limit)
     seconds = time.perf_counter() - started
     total = peak_bytes(program)

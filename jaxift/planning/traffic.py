@@ -100,7 +100,7 @@ class _Walk:
                 self._exchange(inside or computation, found, kind, times, scattered="scatter" in each.name)
         if each.opcode == "custom-call" and each.attribute("custom_call_target") == "tpu_custom_call":
             self.kernels[each.name.rpartition(".")[0] or each.name] += times
-        self.hbm += times * hbm_bytes(computation, each, inside)
+        self.hbm += times * hbm_bytes(self.module, computation, each)
 
     def _exchange(self, where: Computation, each: Instruction, kind: str, times: float, scattered: bool) -> None:
         """Notes a collective; of a reduction that is cut the parts are what counts, as in a reduce-scatter."""
@@ -146,7 +146,7 @@ def _counted(condition: Computation, body: Computation) -> float | None:
     return float(bound.given) / float(steps[0]) if after.opcode == "add" and len(steps) == 1 else None
 
 
-def hbm_bytes(computation: Computation, each: Instruction, inside: Computation | None) -> int:
+def hbm_bytes(module: Module, computation: Computation, each: Instruction) -> int:
     """Bytes that an instruction reads from HBM and writes there, what collectives move left out."""
     sources = [computation.instructions[name] for name in each.operands if name in computation.instructions]
     if each.opcode in _ASYNC_COPY:
@@ -158,30 +158,32 @@ def hbm_bytes(computation: Computation, each: Instruction, inside: Computation |
         return 2 * sum(shape.bytes for shape in sources[1].shapes if shape.in_hbm)
     if each.opcode in ("dynamic-slice", "slice", "gather"):
         return 2 * sum(shape.bytes for shape in each.shapes if shape.in_hbm)
-    if inside is None:
+    if each.opcode != "fusion":
         arrays = [shape for source in sources for shape in source.shapes] + list(each.shapes)
         return sum(shape.bytes for shape in arrays if shape.in_hbm)
-    return _read(sources, inside) + _written(each.shapes, inside)
+    inside = module[str(each.attribute("calls"))]
+    read = 0
+    for place, source in enumerate(sources):
+        if len(source.shapes) == 1 and source.shapes[0].in_hbm:
+            read += _needed(module, inside, place, source.shapes[0].bytes)
+    return read + _written(each.shapes, inside)
 
 
-def _read(sources: Sequence[Instruction], inside: Computation) -> int:
-    """What a fusion reads: of an array that is only cut, the parts."""
-    total = 0
-    for source, parameter in zip(sources, inside.parameters, strict=False):
-        if len(source.shapes) != 1 or not source.shapes[0].in_hbm:
+def _needed(module: Module, inside: Computation, place: int, size: int) -> int:
+    """What a fusion reads of its parameter: of an array that is only cut, also by a fusion within, the parts."""
+    parts = 0
+    for user, operand in inside.users(inside.parameters[place].name):
+        if user.opcode in ("dynamic-slice", "gather", "slice") and operand == 0:
+            parts += user.shapes[0].bytes
+        elif user.opcode == "fusion":
+            parts += _needed(module, module[str(user.attribute("calls"))], operand, size)
+        elif user.opcode in ("tuple", "custom-call", *COLLECTIVES) or (
+            user.opcode == "dynamic-update-slice" and operand == 0
+        ):
             continue
-        whole, parts = False, 0
-        for user, place in inside.users(parameter.name):
-            if user.opcode in ("dynamic-slice", "gather", "slice") and place == 0:
-                parts += user.shapes[0].bytes
-            elif not (user.opcode in ("tuple", "custom-call", *COLLECTIVES) or _in_place(user, place)):
-                whole = True
-        total += source.shapes[0].bytes if whole else min(parts, source.shapes[0].bytes)
-    return total
-
-
-def _in_place(user: Instruction, place: int) -> bool:
-    return user.opcode == "dynamic-update-slice" and place == 0
+        else:
+            return size
+    return min(parts, size)
 
 
 def _written(shapes: Sequence[Shape], inside: Computation) -> int:

@@ -96,7 +96,7 @@ class Compiler:
         return self._compiled(shape, run, [*rows, self._ints(shape.slots), self._ints(shape.slots, shape.targets)])
 
     @functools.cached_property
-    def described_room(self) -> Prefix:
+    def described_room(self) -> Any:
         """Shapes and layouts of the room for prefixes."""
         with jax.set_mesh(self.scored.mesh):
             return laid_out(jax.eval_shape(self._room), self.scored.mesh)

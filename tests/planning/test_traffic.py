@@ -8,7 +8,8 @@ from jaxift.planning.hlo import parse
 from jaxift.planning.traffic import by_kind, groups, traffic
 
 MIB = 1 << 20
-# a loop of 4 runs, 2 steps of its counter each, in which a weight's share is cut out of a stack, gathered over 4
+# a loop of 4 runs, 2 steps of its counter each, in which a weight's share is cut out of a stack, by a fusion in a
+# fusion, gathered over 4
 # devices into the chip's memory, and multiplied; then a sum over all that nobody knows the number of
 PROGRAM = (Path(__file__).parent / "step.hlo").read_text(encoding="utf-8")
 
