@@ -10,21 +10,34 @@ import shutil
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import tyro
+from etils import epath
 from pydantic import ValidationError
 from rich.console import Console
 from rich.measure import Measurement
 
-from jaxift import __version__, compare_command, finetune_command, model_commands, release_command, score_command
+from jaxift import (
+    __version__,
+    compare_command,
+    finetune_command,
+    launch,
+    model_commands,
+    release_command,
+    score_command,
+)
 from jaxift.artifacts import STUDY_FILE, RunDirectory, cache_folder
 from jaxift.config import StudyConfig, describe, load_study, parse_study
 from jaxift.console import Reporter
-from jaxift.errors import Terminated, UserError
+from jaxift.errors import HostLost, Terminated, UserError
+from jaxift.parallel import hosts
+from jaxift.parallel.agreement import check_settings
+from jaxift.parallel.meeting import on_first_process
 
 HELP = """\
 jaxift: does instruction fine-tuning teach a language model anything, or only to say what it already knows?
@@ -64,8 +77,17 @@ CONFIG is a study's YAML file (see configs/) or the directory of a started run. 
   jaxift run CONFIG --dry-run  says what is done and what there is to do: cells, steps, tokens, disk
   jaxift tune CONFIG --only 'medicine-INC*' 'history-*-s0'      some cells alone; evaluate and run take it too
 
-exit codes: 0 done, 2 refused input (one line says what and how to mend it), 130 interrupted, 143 ended by SIGTERM
-(the same command goes on)
+several hosts: demo, run, the stages, score, generate and finetune join by themselves what Cloud TPU, GKE, Slurm, MPI or
+a Kubernetes job started them as; start the same command on all hosts. Where nothing is detected there is one process.
+  --coordinator host:port --processes N --process I     joins what no cluster tells, process I (from 0) of N
+  --coordinator none   never joins; --coordinator auto refuses to start where no cluster is detected
+  --host-timeout S     seconds without a sign of life after which a host counts as lost (100)
+  --stall-timeout S    seconds without progress after which a process ends itself, four times as many while it compiles
+                       (1800; 0: never, which is the default of a process that is alone)
+
+exit codes: 0 done, 2 refused input (one line says what and how to mend it), 3 a host is lost or stands still (one line
+names it; start the same command again on all hosts, it goes on), 130 interrupted, 143 ended by SIGTERM (the same
+command goes on)
 """
 
 
@@ -76,17 +98,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_folder("programs")))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # that torch is absent is as it should be
+    started, line = launch.Launch(), ""
     try:
-        return _dispatch(arguments)
+        if arguments[:1] and arguments[0] in launch.VERBS:
+            flags, arguments = launch.split(arguments)
+            started.join(flags)
+        code = _dispatch(arguments)
     except UserError as error:
-        print(f"jaxift: error: {error}", file=sys.stderr)
-        return 2
+        code, line = 2, f"error: {error}"
+    except HostLost as error:
+        code, line = 3, f"error: {error}"
     except KeyboardInterrupt:
-        print("jaxift: interrupted; the same command goes on where it stopped", file=sys.stderr)
-        return 130
+        code, line = 130, "interrupted; the same command goes on where it stopped"
     except Terminated as asked:
-        print(f"jaxift: {asked}", file=sys.stderr)
-        return 143
+        code, line = 143, str(asked)
+    except Exception as error:
+        if not started.watches:
+            raise
+        started.explain(error)
+        traceback.print_exc()
+        code, line = 1, f"stopped by {type(error).__name__}: {error}"
+    if line:
+        print(f"jaxift: {line}", file=sys.stderr)
+    started.leave(code, line.removeprefix("error: "))
+    return code
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -201,9 +236,10 @@ def _demo_config(rest: Sequence[str], dry_run: bool = False) -> StudyConfig:
     if dry_run:
         questions = tempfile.mkdtemp(prefix="jaxift-questions-")
         atexit.register(shutil.rmtree, questions, ignore_errors=True)
+        write_questions(questions)
     else:
-        questions = RunDirectory.create(run_dir).root / "questions"
-    write_questions(questions)
+        questions = epath.Path(run_dir) / "questions"
+        on_first_process(lambda: write_questions(RunDirectory.create(run_dir).root / "questions"))
     return config.model_copy(update={"data_dir": str(questions)})
 
 
@@ -242,8 +278,11 @@ def _study(config: StudyConfig, stages: tuple[str, ...] | None, how: How) -> Non
     from jaxift.study import Study
     from jaxift.units import STAGES
 
-    console, started = Console(), time.monotonic()
+    console, started = Console(quiet=not hosts.is_first()), time.monotonic()
     study = Study(config, how.only)
+    asked = {"stages": stages or STAGES, "--only": how.only, "--dry-run": how.dry_run}
+    # where the questions lie may differ: what is in them is compared before they are asked
+    check_settings("study", {**config.model_dump(mode="json", exclude={"data_dir"}), **asked})
     if how.dry_run:
         from jaxift.forecast import forecast, show  # imported here: it brings JAX, as running does
 
@@ -251,6 +290,8 @@ def _study(config: StudyConfig, stages: tuple[str, ...] | None, how: How) -> Non
         return
     console.print(f"study {config.name} in {config.run_path}", highlight=False, markup=False)
     study.execute(stages or STAGES, Reporter(console))
+    if not hosts.is_first():
+        return
     if (stages or STAGES)[-1] in ("analyze", "report"):
         _print_findings(study.run, console)
     if (stages or STAGES)[-1] == "report":

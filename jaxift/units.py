@@ -14,13 +14,25 @@ from jaxift.data.sources import DomainQuestions, check_demonstrations, read_doma
 from jaxift.errors import UserError
 from jaxift.intervention.general import read_general
 from jaxift.intervention.pools import base_explains
+from jaxift.parallel.hosts import WORK_TIMEOUT, is_first
+from jaxift.parallel.meeting import (
+    barrier,
+    on_every_process,
+    on_first_process,
+    same_everywhere,
+    told_by_first,
+    until_seen,
+)
 from jaxift.stages.analyze import analyze
 from jaxift.stages.build import build
 from jaxift.stages.report import report
 
+SPLITS = ("dev", "train", *TEST_SETS)
 STAGES = ("probe", "explain", "build", "tune", "evaluate", "analyze", "report")
 # Analyze and report take what they find in the run directory: a part of a study, or a run copied from elsewhere.
 MODEL_STAGES = STAGES[:5]
+# Need no device: of several processes the first one does them.
+FIRST_HOST_STAGES = ("build", "analyze", "report")
 # Done for each cell, several cells at a time.
 CELL_STAGES = ("tune", "evaluate")
 # Raised when a stage's numbers may change with the code alone; what was made before is stale then.
@@ -103,12 +115,12 @@ class Units:
     def model(self):
         """The base model on its mesh, its weights in float32 as tuning needs them."""
         from jaxift.models.weights import load  # imported here: `analyze` and `report` need no JAX
-        from jaxift.parallel.mesh import configured_mesh
+        from jaxift.parallel.mesh import joint_mesh
 
         settings = self.config.model
         return load(
             settings.path,
-            configured_mesh(self.config.mesh),
+            joint_mesh(self.config.mesh),
             settings.dtype,
             bos=settings.bos,
             seam=settings.seam,
@@ -149,9 +161,56 @@ class Units:
             self.questions(domain)
             self.imported(self._domains[domain])
 
+    def agree_on_inputs(self) -> None:
+        """`check_inputs` on every process; refuses processes that read another model or other questions."""
+        on_every_process(self.check_inputs, WORK_TIMEOUT)
+        asked = {f"questions of {name}": self._questions_key(each, SPLITS) for name, each in self._domains.items()}
+        arms = {f"imported arms of {name}": digest(self.imported(each)) for name, each in self._domains.items()}
+        same_everywhere(
+            "what is read",
+            {
+                "model": self._model_key,
+                "general instructions": self._general_key,
+                "wrapper": self.wrapper,
+                **asked,
+                **arms,
+            },
+        )
+
     def finish(self, unit: Unit, files: Sequence[str], facts: Mapping[str, Any]) -> None:
-        """Marks a unit as done."""
-        self.run.finish(unit.name, unit.key, files, inputs=unit.digests, settings=unit.settings, **facts)
+        """Marks a unit as done, when all processes are done with it; returns when all see that it is."""
+        barrier(f"{unit.name} made", WORK_TIMEOUT)
+        on_first_process(
+            lambda: self.run.finish(unit.name, unit.key, files, inputs=unit.digests, settings=unit.settings, **facts)
+        )
+        on_every_process(
+            lambda: (
+                None
+                if is_first()
+                else until_seen(lambda: self.run.state(unit.name, unit.key) == "done", f"{self.run.root}: {unit.name}")
+            )
+        )
+
+    def agreed(self, find: Callable[[], list[Unit]]) -> list[tuple[Unit, str]]:
+        """The units that are found and their states, as the first process sees them.
+
+        The other processes wait until they see the same: shared folders may show things a moment later.
+        """
+        found: list[tuple[Unit, str]] = []
+
+        def look() -> str:
+            found[:] = [(unit, self.state(unit)) for unit in find()]
+            return digest([[unit.name, unit.key, state] for unit, state in found])
+
+        def sees() -> bool:
+            try:
+                return look() == told
+            except UserError:  # a file that is not there yet
+                return False
+
+        told = told_by_first(look)
+        on_every_process(lambda: None if is_first() else until_seen(sees, f"{self.run.root}"))
+        return found
 
     def state(self, unit: Unit) -> str:
         """`done`, `missing`, or `stale: ` and why."""
@@ -200,7 +259,7 @@ class Units:
         settings = {"probe": self.config.probe.model_dump(mode="json", exclude={"threshold", "chat"})}
         inputs = {
             "the model": self._model_key,
-            "the questions": self._questions_key(domain, ("dev", "train", *TEST_SETS)),
+            "the questions": self._questions_key(domain, SPLITS),
             "probe": settings["probe"],
             "words": domain.words,
         }

@@ -19,7 +19,8 @@ from jaxift.artifacts import digest
 from jaxift.errors import UserError
 from jaxift.models.checksum import leaf_sums
 from jaxift.models.stack import abstract
-from jaxift.parallel.hosts import WORK_TIMEOUT, barrier, everywhere, on_first_process
+from jaxift.parallel.hosts import WORK_TIMEOUT
+from jaxift.parallel.meeting import barrier, everywhere, on_first_process
 
 MARKER = "jaxift_run_key.txt"
 Metrics = dict[str, float]

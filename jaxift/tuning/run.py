@@ -14,8 +14,11 @@ import numpy as np
 from jaxift.errors import Terminated
 from jaxift.models.flops import tuning_flops
 from jaxift.models.stack import ModelStack, put, take
-from jaxift.parallel.hosts import exchange, global_array
+from jaxift.parallel import pace
+from jaxift.parallel.arrays import global_array
+from jaxift.parallel.meeting import exchange
 from jaxift.parallel.mesh import CELL, filled, spec, stacked
+from jaxift.progress import moved
 from jaxift.tuning.batches import Batch, empty_batch
 from jaxift.tuning.checkpoint import Checkpoints, Metrics
 from jaxift.tuning.group import Group, Prepared
@@ -102,6 +105,7 @@ class Run:
             self._open.enter_context(checkpoints)
             state = self.group.described_state
             found = checkpoints.restore(state.params, state._replace(params=()))
+        moved()
         if found is None:
             self.watch.begins(job.name)
             if job.config.lora.rank:  # drawn from the cell's own seed
@@ -141,6 +145,8 @@ class Run:
     def _spent(self, on: str) -> None:
         """Books the time since the last call."""
         now = time.perf_counter()
+        if on == "input":  # what no other host is waited for in
+            pace.count(now - self._clock)
         setattr(self.timing, on, getattr(self.timing, on) + now - self._clock)
         self._clock = now
 
@@ -200,6 +206,7 @@ class Run:
             return
         steps, measured = pending
         values = jax.device_get(measured)
+        moved()
         for cell, index, step, rate in steps:
             if cell.failure:  # dispatched before it was known
                 continue
@@ -258,6 +265,7 @@ class Run:
         for cell in self.cells:
             if cell.checkpoints:
                 cell.checkpoints.wait()
+                moved()
         self._spent("checkpoint")
 
     def _save(self) -> None:
@@ -275,4 +283,5 @@ class Run:
             cell.checkpoints.save(state.params, rest, cell.metrics)
             cell.saved = len(cell.metrics)
             writing.append(cell.checkpoints)
+            moved()
         self._spent("checkpoint")
