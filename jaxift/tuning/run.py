@@ -16,6 +16,7 @@ from jaxift.models.flops import tuning_flops
 from jaxift.models.stack import ModelStack, put, take
 from jaxift.parallel import pace
 from jaxift.parallel.arrays import global_array
+from jaxift.parallel.hosts import process_count
 from jaxift.parallel.meeting import exchange
 from jaxift.parallel.mesh import CELL, filled, spec, stacked
 from jaxift.progress import moved
@@ -272,13 +273,15 @@ class Run:
         """Saves every cell that has changed: those at their end as results, the others to be resumed."""
         self._spent("step")
         writing: list[Checkpoints] = []
+        # no more than two copies; writes of several processes meet in barriers that bear one name in all managers
+        at_once = 2 if process_count() == 1 else 1
         for index, cell in enumerate(self.cells):
             ended = len(cell.metrics) == cell.prepared.plan.steps
             if cell.checkpoints is None or cell.failure or cell.saved == len(cell.metrics):
                 continue
             state = take(self.stack, jnp.int32(index))
             rest = None if ended else state._replace(params=())
-            if len(writing) > 1:  # no more than two copies at a time
+            if len(writing) >= at_once:
                 writing.pop(0).wait()
             cell.checkpoints.save(state.params, rest, cell.metrics)
             cell.saved = len(cell.metrics)
