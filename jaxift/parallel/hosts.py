@@ -17,6 +17,8 @@ from jaxift.parallel.clusters import Place, detected, hinted
 TIMEOUT = 300.0  # seconds that processes may be apart when they meet
 WORK_TIMEOUT = 24 * 3600.0  # seconds that the first process may work alone
 HOST_TIMEOUT = 100.0  # seconds without a sign of life after which a host counts as lost
+OF_ANOTHER_HOST = ("gloo", "unavailable", "coordination", "connection", "socket", "barrier", "deadline", "heartbeat")
+"""Words of errors that come of another host's end."""
 _ADDRESS = re.compile(r"\S+:\d+")
 _names: list[str] = []
 
@@ -156,7 +158,14 @@ def host_names() -> list[str]:
 
 def named(process: int) -> str:
     """A process by its host's name, as far as that is known."""
-    return f"host {_names[process]} (process {process})" if _names else f"process {process}"
+    names = _names or ([platform.node()] if process_count() == 1 else [])
+    return f"host {names[process]} (process {process})" if names else f"process {process}"
+
+
+def of_another_host(error: Exception) -> bool:
+    """Whether an error may come of another host's end: of a collective, a barrier or the coordinator."""
+    text = f"{type(error).__name__} {error}".lower()
+    return process_count() > 1 and any(word in text for word in OF_ANOTHER_HOST)
 
 
 def reason(error: Exception) -> str:

@@ -10,13 +10,11 @@ import threading
 import time
 
 from jaxift.parallel.heartbeats import PERIOD, Heartbeats
-from jaxift.parallel.hosts import client, host_names, named, process_count, process_index
+from jaxift.parallel.hosts import client, host_names, named, of_another_host, process_count, process_index
 from jaxift.parallel.native_output import NativeOutput
 from jaxift.parallel.watchdog import Verdict, Watchdog
 
 LOG = logging.getLogger("jaxift")
-OF_ANOTHER_HOST = ("gloo", "unavailable", "coordination", "connection", "socket", "barrier", "deadline", "heartbeat")
-"""Words of errors that come of another host's end."""
 
 
 class Session:
@@ -53,8 +51,7 @@ class Session:
 
     def explain(self, error: Exception) -> None:
         """Waits until it is known which other host is gone, where an error may come of that; then does not return."""
-        text = f"{type(error).__name__} {error}".lower()
-        if self.heartbeats and any(word in text for word in OF_ANOTHER_HOST):
+        if self.heartbeats and of_another_host(error):
             time.sleep(self.host_timeout + 2 * self.heartbeats.period)
 
     def leave(self, code: int, line: str) -> None:

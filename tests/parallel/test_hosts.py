@@ -73,9 +73,14 @@ def test_two_processes_tell_each_other_what_they_hold():
         assert (each["parts right"], each["devices"], each["sum"]) == (True, 2, 276.0)
         assert each["refused"] == "the disk is full"
         assert each["each"] == index
-        assert each["one refused"] == ("the disk is full" if index else f"host {platform.node()} (process 1): the disk is full")
+        assert each["one refused"] == (
+            "the disk is full" if index else f"host {platform.node()} (process 1): the disk is full"
+        )
         assert (each["done"], each["ran"]) == (None, 1 - index)
-    assert "(process 1) did not come to the barrier the end within 0.5 s; start the same command again on all" in found[0]["alone"]
+    assert (
+        "(process 1) did not come to the barrier the end within 0.5 s; start the same command again on all"
+        in found[0]["alone"]
+    )
 
 
 UNJOINED = """

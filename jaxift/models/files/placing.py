@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import math
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -217,7 +218,9 @@ def _deliver(part: _Part, shards: Shards, so_far: jax.Array | None) -> jax.Array
     parameter = part.parameter
     value = assemble(part.shape, parameter.layout, shards)
     if parameter.layout != parameter.target:
-        value = _mover(parameter.target)(value)
+        with warnings.catch_warnings():  # given away to be freed; few layouts let its memory be used again
+            warnings.filterwarnings("ignore", "Some donated buffers were not usable")
+            value = _mover(parameter.target)(value)
     if part.shape == parameter.shape:
         return value
     if so_far is None:
