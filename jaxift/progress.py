@@ -22,7 +22,7 @@ class Position:
     @property
     def told(self) -> str:
         """Stage and unit in words."""
-        return " ".join(part for part in (self.stage, self.unit) if part) or "at its start"
+        return " ".join(part for part in (self.stage, self.unit) if part) or "its start"
 
 
 here = Position()

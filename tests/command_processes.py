@@ -13,8 +13,8 @@ from launcher import ROOT, free_port
 class Processes:
     """The processes of one command; use as a context manager, so that none is left behind."""
 
-    def __init__(self, *arguments, processes=2, devices=2, roots=None, each=None, folders=None, join=True):
-        """By process: `roots` that Python imports from, `each` its further arguments, `folders` that it works in."""
+    def __init__(self, *arguments, processes=2, devices=2, roots=None, each=None, join=True):
+        """By process: `roots` that Python imports from, `each` its further arguments."""
         port, self.files, self.started = free_port(), [], []
         for index in range(processes):
             command = [sys.executable, "-m", "jaxift", *map(str, arguments), *(each or {}).get(index, ())]
@@ -33,8 +33,7 @@ class Processes:
             }  # fmt: skip
             self.files.append([tempfile.TemporaryFile("w+") for _ in range(2)])  # noqa: SIM115, closed at the end
             out, err = self.files[-1]
-            folder = Path((folders or {}).get(index, tempfile.gettempdir()))
-            folder.mkdir(parents=True, exist_ok=True)
+            folder = (roots or {}).get(index, ROOT)
             self.started.append(subprocess.Popen(command, env=environment, cwd=folder, stdout=out, stderr=err))
 
     def __enter__(self):

@@ -27,7 +27,7 @@ from jaxift.parallel.hosts import (
     reason,
 )
 
-SEEN_TIMEOUT = 60.0  # seconds until all see in a shared folder what one of them wrote there
+SEEN_TIMEOUT = 60.0  # seconds until all see in a shared folder what one wrote there: NFS caches folders so long
 SHOWN = 4  # differences that are named
 
 T = TypeVar("T")

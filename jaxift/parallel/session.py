@@ -59,7 +59,9 @@ class Session:
         if self.heartbeats is None:
             self.watchdog.stop()
             return
-        self._code = code or None  # of a failure nothing changes any more
+        if code:  # of a failure nothing changes any more, whatever the others come to
+            self._code = code
+            self.watchdog.stop()
         self.heartbeats.mark(code, line)
         deadline = time.monotonic() + self.host_timeout + 1
         while not self.heartbeats.all_ended() and time.monotonic() < deadline:
