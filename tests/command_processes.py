@@ -9,6 +9,9 @@ from pathlib import Path
 
 from launcher import ROOT, free_port
 
+PROGRAMS = tempfile.TemporaryDirectory()
+"""What one run has compiled the next need not."""
+
 
 class Processes:
     """The processes of one command; use as a context manager, so that none is left behind."""
@@ -30,6 +33,7 @@ class Processes:
             environment = os.environ | {
                 "PYTHONPATH": str((roots or {}).get(index, ROOT)), "JAX_PLATFORMS": "cpu",
                 "JAX_NUM_CPU_DEVICES": str(devices), "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo",
+                "JAX_ENABLE_COMPILATION_CACHE": "true", "JAX_COMPILATION_CACHE_DIR": PROGRAMS.name,
             }  # fmt: skip
             self.files.append([tempfile.TemporaryFile("w+") for _ in range(2)])  # noqa: SIM115, closed at the end
             out, err = self.files[-1]

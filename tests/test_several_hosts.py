@@ -1,5 +1,6 @@
 """Whole studies in several processes: what one process would find, whatever host is lost on the way."""
 
+import json
 import shutil
 import signal
 from pathlib import Path
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from command_processes import ROOT, Processes, logged
 from launcher import run_processes
+from safetensors.numpy import load_file
 from test_study import questions, small
 
 from jaxift.artifacts import RunDirectory
@@ -150,3 +152,43 @@ def test_a_run_directory_that_is_not_shared_is_refused_by_name(questions, tmp_pa
         assert "run directory own/run: host " in errors[-1]
         assert "(process 1) does not see there what host " in errors[-1]
         assert errors[-1].endswith("give a path that all hosts share")
+
+
+def test_two_processes_tune_adapters_and_write_texts_as_one_does(tiny_folder, tmp_path):
+    pairs = tmp_path / "pairs.jsonl"
+    rows = [{"prompt": f"w{number} w{number + 1}", "response": f" {'ABCD'[number % 4]}"} for number in range(8)]
+    pairs.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tune = [
+        "finetune",
+        pairs,
+        "--model",
+        tiny_folder,
+        "--tune.lora.rank",
+        "2",
+        "--tune.epochs",
+        "2",
+        "--mesh.fsdp",
+        "4",
+    ]
+    write = [
+        "generate",
+        tiny_folder,
+        "--prompt",
+        "w1 w2",
+        "--prompt",
+        "w3",
+        "--max-new-tokens",
+        "4",
+        "--mesh.data",
+        "4",
+    ]
+    for name, processes in (("one", 1), ("two", 2)):
+        for command in ([*tune, "-o", tmp_path / name], [*write, "--out", tmp_path / f"{name}.jsonl"]):
+            with Processes(*command, processes=processes, devices=4 // processes, join=processes > 1) as started:
+                assert started.codes() == [0] * processes, started.said(0)
+    assert (tmp_path / "one.jsonl").read_text() == (tmp_path / "two.jsonl").read_text()
+    ours, theirs = (load_file(tmp_path / name / "pairs/model/adapter_model.safetensors") for name in ("two", "one"))
+    assert ours.keys() == theirs.keys()
+    for name, values in theirs.items():
+        np.testing.assert_allclose(ours[name], values, atol=1e-5, err_msg=name)
+    assert any(np.abs(values).max() > 0 for name, values in theirs.items() if "lora_B" in name)
