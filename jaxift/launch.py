@@ -2,23 +2,21 @@
 
 import contextlib
 import dataclasses
-import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jaxift.errors import UserError
 from jaxift.parallel import hosts
+from jaxift.parallel.agreement import check_code
 from jaxift.parallel.clusters import hinted
-
-if TYPE_CHECKING:  # what watches is of use to joined processes alone
-    from jaxift.parallel.session import Session
+from jaxift.parallel.native_output import NativeOutput
+from jaxift.parallel.session import Session
+from jaxift.parallel.watchdog import STALL_TIMEOUT
 
 VERBS = (
     "demo", "run", "probe", "explain", "build", "tune", "evaluate", "analyze", "report", "score", "generate",
     "finetune",
 )  # fmt: skip
-STALL_TIMEOUT = 1800.0
-LOG = logging.getLogger("jaxift")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,18 +83,12 @@ class Launch:
         if hosts.process_count() == 1:
             self._watch_alone(flags)
             return
-        from jaxift.parallel.agreement import check_code
-        from jaxift.parallel.native_output import NativeOutput
-        from jaxift.parallel.session import Session
-
         self._session = Session(flags.host_timeout, flags.stalls, NativeOutput())
         check_code()
 
     def _watch_alone(self, flags: Flags) -> None:
         """Watches that this process gets on, where that is asked for."""
         if flags.stalls:
-            from jaxift.parallel.session import Session
-
             self._session = Session(flags.host_timeout, flags.stalls)
 
     @property

@@ -11,10 +11,11 @@ from jaxift.artifacts import STUDY_FILE, RunDirectory, versions
 from jaxift.config import Cell, StudyConfig, dump_study
 from jaxift.console import Reporter
 from jaxift.errors import UserError
+from jaxift.joint_units import agreed, check_inputs, finish, made
 from jaxift.parallel import pace
 from jaxift.parallel.hosts import is_first, process_index
 from jaxift.parallel.meeting import on_every_process, on_first_process, told_by_first, until_seen
-from jaxift.units import CELL_STAGES, FIRST_HOST_STAGES, MODEL_STAGES, STAGES, Advance, Made, Unit, Units, cells
+from jaxift.units import CELL_STAGES, MODEL_STAGES, STAGES, Units, cells
 from jaxift.wave_runner import WaveRunner, told
 
 
@@ -59,7 +60,7 @@ class Study:
 
     def _execute(self, stages: Sequence[str], reporter: Reporter) -> None:
         if set(stages) & set(MODEL_STAGES):
-            self.units.agree_on_inputs()
+            check_inputs(self.units)
         if stages[0] in MODEL_STAGES:
             for stage in STAGES[: STAGES.index(stages[0])]:
                 self._require(stage)
@@ -77,14 +78,14 @@ class Study:
             on_first_process(self._write_manifest)
 
     def _require(self, stage: str) -> None:
-        for unit, state in self.units.agreed(lambda: self.units.of(stage, self.cells)):
+        for unit, state in agreed(self.units, lambda: self.units.of(stage, self.cells)):
             if state != "done":
                 raise UserError(
                     f"{self.run.root}: {unit.name} is {state}; run `jaxift {stage}` with the same arguments first"
                 )
 
     def _execute_stage(self, stage: str, reporter: Reporter) -> None:
-        units = self.units.agreed(lambda: self.units.of(stage, self.cells))
+        units = agreed(self.units, lambda: self.units.of(stage, self.cells))
         if not units:
             return
         with reporter.stage(stage, len(units), [state for _, state in units].count("done")):
@@ -94,8 +95,8 @@ class Study:
                 reporter.reason(stage, unit.name, state)
                 with reporter.unit(stage, unit.name):
                     self.run.discard(unit.name)
-                    files, facts = _made(unit, reporter.advance)
-                    self.units.finish(unit, files, facts)
+                    files, facts = made(unit, reporter.advance)
+                    finish(self.units, unit, files, facts)
                     if "note" in facts:
                         reporter.note(stage, unit.name, facts["note"])
                     if slow := pace.slowest():
@@ -107,17 +108,6 @@ class Study:
         """The run's own manifest, written last: versions, and the digest of every unit."""
         made = {unit.name: self.run.outputs(unit.name) for stage in STAGES for unit in self.units.of(stage, self.cells)}
         self.run.write_json("manifest.json", {"versions": versions(), "units": made})
-
-
-def _made(unit: Unit, advance: Advance) -> Made:
-    """What a unit's work has made; where no device is needed, the first process does it alone."""
-    assert unit.work is not None
-    if unit.stage not in FIRST_HOST_STAGES:
-        return unit.work(advance)
-    made: list[Made] = []
-    work = unit.work
-    on_first_process(lambda: made.append(work(advance)))
-    return made[0] if made else ([], {})
 
 
 def _listed(cells: Sequence[Cell]) -> str:

@@ -14,15 +14,6 @@ from jaxift.data.sources import DomainQuestions, check_demonstrations, read_doma
 from jaxift.errors import UserError
 from jaxift.intervention.general import read_general
 from jaxift.intervention.pools import base_explains
-from jaxift.parallel.hosts import WORK_TIMEOUT, is_first
-from jaxift.parallel.meeting import (
-    barrier,
-    on_every_process,
-    on_first_process,
-    same_everywhere,
-    told_by_first,
-    until_seen,
-)
 from jaxift.stages.analyze import analyze
 from jaxift.stages.build import build
 from jaxift.stages.report import report
@@ -161,56 +152,16 @@ class Units:
             self.questions(domain)
             self.imported(self._domains[domain])
 
-    def agree_on_inputs(self) -> None:
-        """`check_inputs` on every process; refuses processes that read another model or other questions."""
-        on_every_process(self.check_inputs, WORK_TIMEOUT)
-        asked = {f"questions of {name}": self._questions_key(each, SPLITS) for name, each in self._domains.items()}
-        arms = {f"imported arms of {name}": digest(self.imported(each)) for name, each in self._domains.items()}
-        same_everywhere(
-            "what is read",
-            {
-                "model": self._model_key,
-                "general instructions": self._general_key,
-                "wrapper": self.wrapper,
-                **asked,
-                **arms,
-            },
-        )
+    def inputs(self) -> dict[str, str]:
+        """Digests of what is read from outside the run, by names for people."""
+        domains = self._domains.items()
+        read = {"model": self._model_key, "general instructions": self._general_key, "chat template": self.wrapper}
+        read |= {f"questions of {name}": self._questions_key(each, SPLITS) for name, each in domains}
+        return read | {f"imported arms of {name}": digest(self.imported(each)) for name, each in domains}
 
     def finish(self, unit: Unit, files: Sequence[str], facts: Mapping[str, Any]) -> None:
-        """Marks a unit as done, when all processes are done with it; returns when all see that it is."""
-        barrier(f"{unit.name} made", WORK_TIMEOUT)
-        on_first_process(
-            lambda: self.run.finish(unit.name, unit.key, files, inputs=unit.digests, settings=unit.settings, **facts)
-        )
-        on_every_process(
-            lambda: (
-                None
-                if is_first()
-                else until_seen(lambda: self.run.state(unit.name, unit.key) == "done", f"{self.run.root}: {unit.name}")
-            )
-        )
-
-    def agreed(self, find: Callable[[], list[Unit]]) -> list[tuple[Unit, str]]:
-        """The units that are found and their states, as the first process sees them.
-
-        The other processes wait until they see the same: shared folders may show things a moment later.
-        """
-        found: list[tuple[Unit, str]] = []
-
-        def look() -> str:
-            found[:] = [(unit, self.state(unit)) for unit in find()]
-            return digest([[unit.name, unit.key, state] for unit, state in found])
-
-        def sees() -> bool:
-            try:
-                return look() == told
-            except UserError:  # a file that is not there yet
-                return False
-
-        told = told_by_first(look)
-        on_every_process(lambda: None if is_first() else until_seen(sees, f"{self.run.root}"))
-        return found
+        """Marks a unit as done."""
+        self.run.finish(unit.name, unit.key, files, inputs=unit.digests, settings=unit.settings, **facts)
 
     def state(self, unit: Unit) -> str:
         """`done`, `missing`, or `stale: ` and why."""

@@ -8,6 +8,7 @@ from jaxift.artifacts import RunDirectory, digest
 from jaxift.config import BASE, Cell, StudyConfig
 from jaxift.console import Reporter
 from jaxift.errors import UserError
+from jaxift.joint_units import agreed, finish
 from jaxift.parallel import pace
 from jaxift.units import Unit, Units
 
@@ -31,7 +32,7 @@ class WaveRunner:
             self._evaluate([cell for cell in cells if cell.id not in self.failures])
 
     def _tune(self, cells: Sequence[Cell], evaluates: bool) -> None:
-        found = self.units.agreed(lambda: self.units.of("tune", cells))
+        found = agreed(self.units, lambda: self.units.of("tune", cells))
         units, states = [unit for unit, _ in found], {unit.name: state for unit, state in found}
         todo = {unit.cell.id: unit for unit in units if unit.cell and states[unit.name] != "done"}
         done = len(units) - len(todo)
@@ -63,7 +64,7 @@ class WaveRunner:
                         unit = todo[cell.job.name]
                         assert unit.cell
                         files, facts = tune.write_cell(self.config, self.run, unit.cell, wave, index)
-                        self.units.finish(unit, files, facts)
+                        finish(self.units, unit, files, facts)
                         done += 1
                     stage.now = done
                     if slow := pace.slowest():
@@ -78,7 +79,7 @@ class WaveRunner:
         for index, (cell, unit) in enumerate(zip(wave.cells, tuned, strict=True)):
             if not cell.failure:
                 assert unit.cell
-                [(evaluation, state)] = self.units.agreed(lambda cell=unit.cell: [self.units.evaluate_unit(cell)])
+                [(evaluation, state)] = agreed(self.units, lambda cell=unit.cell: [self.units.evaluate_unit(cell)])
                 self.reporter.reason("evaluate", evaluation.name, state)
                 if state != "done":
                     members.append(evaluation)
@@ -93,7 +94,7 @@ class WaveRunner:
 
     def _evaluate(self, cells: Sequence[Cell]) -> None:
         """Evaluates what is left: the base model, and cells that were tuned before."""
-        found = self.units.agreed(lambda: self.units.of("evaluate", cells))
+        found = agreed(self.units, lambda: self.units.of("evaluate", cells))
         units, states = [unit for unit, _ in found], {unit.name: state for unit, state in found}
         todo = [unit for unit in units if states[unit.name] != "done"]
         if not units:
@@ -139,7 +140,7 @@ class WaveRunner:
                 self.units.wrapper, self.reporter.advance,
             )  # fmt: skip
             for unit, (files, facts) in zip(units, found, strict=True):
-                self.units.finish(unit, files, facts)
+                finish(self.units, unit, files, facts)
         if slow := pace.slowest():
             self.reporter.note("evaluate", name, slow)
         self.run.remove(parts)

@@ -9,6 +9,7 @@ from command_processes import ROOT
 
 from jaxift import launch
 from jaxift.errors import UserError
+from jaxift.parallel.watchdog import STALL_TIMEOUT
 
 
 def test_flags_are_taken_out_and_the_rest_is_left():
@@ -37,7 +38,7 @@ def test_who_is_alone_is_not_watched_unless_it_is_asked_for(monkeypatch):
     assert launch.split([])[0].stalls == 0
     assert launch.split(["--stall-timeout", "5"])[0].stalls == 5
     monkeypatch.setattr("jaxift.parallel.hosts.process_count", lambda: 2)
-    assert launch.split([])[0].stalls == launch.STALL_TIMEOUT
+    assert launch.split([])[0].stalls == STALL_TIMEOUT
     assert launch.split(["--stall-timeout", "0"])[0].stalls == 0
 
 

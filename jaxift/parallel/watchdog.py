@@ -114,7 +114,10 @@ class Watchdog:
         late = [f"{named(other)} since {age:.0f} s" for other, age in ages.items() if age > 3 * self.heartbeats.period]
         if late:
             return f"; no sign of life from {', '.join(late)}"
-        told = [f"{named(other)} is in {self.heartbeats.signs[other].position}" for other in list(ages)[:4]]
+        signs = self.heartbeats.signs
+        told = [
+            f"{named(each)} is in {signs[each].position} since {signs[each].still:.0f} s" for each in list(ages)[:4]
+        ]
         return "; " + ", ".join(told) if told else ""
 
     def _watch(self) -> None:

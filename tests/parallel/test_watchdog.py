@@ -112,7 +112,7 @@ def test_a_stuck_process_says_where_and_what_the_others_do(dog):
     assert "host ann (process 0) is stuck, without progress since 101 s, in tune wave 1" in verdict.line
     assert "no sign of life from host cid (process 2) since 12 s" in verdict.line
     dog.heartbeats.signs[2].since = now
-    assert "host bob (process 1) is in tune wave 1" in dog.look(now).line
+    assert "host bob (process 1) is in tune wave 1 since 0 s" in dog.look(now).line
 
 
 def test_compilation_has_a_limit_of_its_own_and_waiting_none(dog):
