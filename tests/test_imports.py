@@ -54,8 +54,9 @@ WITHOUT_JAX = (
      "compare_command", "stages.build", "stages.analyze",
     "stages.report", "config", "artifacts", "errors", "progress",
     "host_log", "launch", "parallel.hosts", "parallel.clusters", "parallel.meeting",
-    "parallel.pace",    "parallel.agreement", "console", "units", "joint_units", "study", "model_commands", "score_command",
-    "release_command", "finetune_command", "scoring.requests", "scoring.request_file", "scoring.rows", "scoring.store",
+    "parallel.pace", "parallel.agreement", "console", "units", "joint_units", "study", "model_commands",
+    "score_command", "release_command", "finetune_command",
+    "scoring.requests", "scoring.request_file", "scoring.rows", "scoring.store",
 )  # fmt: skip
 
 
