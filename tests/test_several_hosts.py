@@ -113,9 +113,8 @@ def test_killed_and_stopped_in_turn_two_processes_end_with_what_one_finds(questi
 
 def test_four_processes_find_what_one_does(questions, alone, tmp_path):
     path, run = study(questions, tmp_path, "run", 8)
-    for stage in ("probe", "run"):
-        with Processes(stage, path, processes=4) as four:
-            assert four.codes() == [0, 0, 0, 0], [four.said(index) for index in range(4)]
+    with Processes("run", path, processes=4) as four:
+        assert four.codes() == [0, 0, 0, 0], [four.said(index) for index in range(4)]
     assert_same_study(run, alone)
 
 

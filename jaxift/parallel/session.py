@@ -38,8 +38,9 @@ class Session:
         if not self._ending.acquire(blocking=False):
             time.sleep(60)  # another thread is at it
         stacks = _stacks()
-        LOG.error("%s", verdict.line)
-        LOG.error("where its threads are:\n%s", stacks)
+        if LOG.handlers:  # a run's log is open
+            LOG.error("%s", verdict.line)
+            LOG.error("where its threads are:\n%s", stacks)
         if verdict.stuck:
             print(stacks, file=sys.stderr)
         print(f"jaxift: error: {verdict.line}", file=sys.stderr, flush=True)
@@ -112,7 +113,7 @@ class Session:
 
     def _close_log(self) -> None:
         """Puts into the host's log what C++ printed, and what is still held of it."""
-        if self.native and (text := self.native.text().strip()):
+        if LOG.handlers and self.native and (text := self.native.text().strip()):
             LOG.info("printed by libraries:\n%s", text)
         for handler in LOG.handlers:
             with contextlib.suppress(OSError, ValueError):

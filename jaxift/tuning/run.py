@@ -78,6 +78,7 @@ class Run:
         self.timing = Timing(compile=group.compile_seconds[size])
         self.size, self._open = size, contextlib.ExitStack()
         self.cells: list[_Cell] = []
+        self._writing: list[Checkpoints] = []
         self._pending: tuple[list[_Step], dict[str, Any]] | None = None
         self._clock = time.perf_counter()
         try:
@@ -272,7 +273,6 @@ class Run:
     def _save(self) -> None:
         """Saves every cell that has changed: those at their end as results, the others to be resumed."""
         self._spent("step")
-        writing: list[Checkpoints] = []
         # no more than two copies; writes of several processes meet in barriers that bear one name in all managers
         at_once = 2 if process_count() == 1 else 1
         for index, cell in enumerate(self.cells):
@@ -281,10 +281,10 @@ class Run:
                 continue
             state = take(self.stack, jnp.int32(index))
             rest = None if ended else state._replace(params=())
-            if len(writing) >= at_once:
-                writing.pop(0).wait()
+            while len(self._writing) >= at_once:
+                self._writing.pop(0).wait()
             cell.checkpoints.save(state.params, rest, cell.metrics)
             cell.saved = len(cell.metrics)
-            writing.append(cell.checkpoints)
+            self._writing.append(cell.checkpoints)
             moved()
         self._spent("checkpoint")
