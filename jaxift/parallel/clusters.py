@@ -50,6 +50,12 @@ def detected(timeout: float) -> Place | None:
 
     Raises UserError where there is one, but it does not say what is needed.
     """
+    with warnings.catch_warnings():  # what JAX's classes warn of is none of a user's concern who asked for nothing
+        warnings.simplefilter("ignore")
+        return _asked(timeout)
+
+
+def _asked(timeout: float) -> Place | None:
     env = _cluster()
     if env is None:
         return None
@@ -78,10 +84,8 @@ def _cluster() -> Any:
     for env in clusters.ClusterEnv._cluster_types:
         if env.opt_in_only_method or (env is clusters.K8sCluster and not _is_indexed_job()):
             continue
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            if env.is_env_present():
-                return env
+        if env.is_env_present():
+            return env
     return None
 
 
