@@ -46,7 +46,7 @@ def hinted(environment: Mapping[str, str] = os.environ, root: str = "/") -> bool
 
 
 def detected(timeout: float) -> Place | None:
-    """Where this process stands; None where no cluster is found, or one of a single process.
+    """Where this process stands, also as the only one of its cluster; None where no cluster is found.
 
     Raises UserError where there is one, but it does not say what is needed.
     """
