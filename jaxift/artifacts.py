@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from etils import epath
 
 from jaxift.errors import UserError
+from jaxift.progress import moved
 
 STUDY_FILE = "study.yaml"
 VERSIONED = ("jaxift", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
@@ -65,6 +66,8 @@ class RunDirectory:
     """A run directory; paths given to its methods are relative to it, with forward slashes."""
 
     root: epath.Path
+    writes: bool = True
+    """Whether this process writes here: of several that share the directory, one does."""
 
     @classmethod
     def create(cls, path: str) -> "RunDirectory":
@@ -95,7 +98,9 @@ class RunDirectory:
 
     def write_bytes(self, relative: str, content: bytes) -> None:
         """Writes a file."""
-        self.path(relative).write_bytes(content)
+        if self.writes:
+            self.path(relative).write_bytes(content)
+            moved()
 
     def read_text(self, relative: str) -> str:
         """Reads a UTF-8 text file; raises UserError where it is missing."""
@@ -134,8 +139,16 @@ class RunDirectory:
 
     def write_rows(self, relative: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Writes rows as parquet; all rows have the same keys."""
+        if not self.writes:
+            return
         with self.path(relative).open("wb") as file:
             pq.write_table(pa.Table.from_pylist([dict(row) for row in rows]), file)
+        moved()
+
+    def remove(self, relative: str) -> None:
+        """Removes a folder with all that is in it."""
+        if self.writes:
+            self.path(relative).rmtree(missing_ok=True)
 
     def read_rows(self, relative: str) -> list[dict[str, Any]]:
         """Reads a parquet file as rows; raises UserError where it is missing or damaged."""
@@ -158,6 +171,8 @@ class RunDirectory:
         `files` are relative to the run directory; of a folder among them only the presence is kept. `facts` go into the
         manifest as they are.
         """
+        if not self.writes:
+            return
         hashes = {name: self._hash(name) for name in files}
         self.write_json(f"{unit}.manifest.json", {"key": key, "files": hashes, "versions": versions(), **facts})
 
@@ -167,7 +182,7 @@ class RunDirectory:
 
     def discard(self, unit: str) -> None:
         """Takes back that a unit, and with it the whole run, is complete: its files are about to be made again."""
-        for name in (f"{unit}.manifest.json", "manifest.json"):
+        for name in (f"{unit}.manifest.json", "manifest.json") if self.writes else ():
             (self.root / name).unlink(missing_ok=True)
 
     def manifest(self, unit: str) -> dict[str, Any] | None:

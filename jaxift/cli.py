@@ -11,12 +11,14 @@ import shutil
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import tyro
+from etils import epath
 from pydantic import ValidationError
 from rich.console import Console
 from rich.measure import Measurement
@@ -25,6 +27,7 @@ from jaxift import (
     __version__,
     compare_command,
     finetune_command,
+    launch,
     model_commands,
     plan_command,
     release_command,
@@ -34,8 +37,10 @@ from jaxift import (
 from jaxift.artifacts import STUDY_FILE, RunDirectory
 from jaxift.config import StudyConfig, describe, load_study, parse_study
 from jaxift.console import Reporter
-from jaxift.errors import Terminated, UserError
-from jaxift.parallel import compilation_cache
+from jaxift.errors import HostLost, Terminated, UserError
+from jaxift.parallel import compilation_cache, hosts
+from jaxift.parallel.agreement import check_settings
+from jaxift.parallel.meeting import on_first_process
 
 HELP = """\
 jaxift: does instruction fine-tuning teach a language model anything, or only to say what it already knows?
@@ -46,6 +51,8 @@ usage: jaxift VERB ...
   run CONFIG           a whole study: what is done is skipped, what is stale is done again
   import-release DIR --out OUT
                        the arms that the paper's authors released, ready to be tuned on (--build.released)
+  plan CONFIG --topology v5e:4x4
+                       what fits on a TPU slice that is not here, how fast, and how many chip-hours the study takes
   selfcheck            is all well with packages, devices, mesh, scores and a bucket? one screen, exit code 0 or 1
   world VERB           the synthetic world: `pretrain` its base model, write its `questions`, `check` a model
 
@@ -76,8 +83,17 @@ CONFIG is a study's YAML file (see configs/) or the directory of a started run. 
   jaxift run CONFIG --dry-run  says what is done and what there is to do: cells, steps, tokens, disk
   jaxift tune CONFIG --only 'medicine-INC*' 'history-*-s0'      some cells alone; evaluate and run take it too
 
-exit codes: 0 done, 1 selfcheck found something wrong, 2 refused input (one line says what and how to mend it),
-130 interrupted, 143 ended by SIGTERM (the same command goes on)
+several hosts: demo, run, the stages, score, generate and finetune join by themselves what Cloud TPU, GKE, Slurm, MPI or
+a Kubernetes job started them as; start the same command on all hosts. Where nothing is detected there is one process.
+  --coordinator host:port --processes N --process I     joins what no cluster tells, process I (from 0) of N
+  --coordinator none   never joins; --coordinator auto refuses to start where no cluster is detected
+  --host-timeout S     seconds without a sign of life after which a host counts as lost (100)
+  --stall-timeout S    seconds without progress after which a process ends itself, four times as many while it compiles
+                       (1800; 0: never, which is the default of a process that is alone)
+
+exit codes: 0 done, 1 selfcheck found something wrong or plan nothing that fits, 2 refused input (one line says what and
+how to mend it), 3 a host is lost or stands still (one line names it; start the same command again on all hosts, it goes
+on), 130 interrupted, 143 ended by SIGTERM (the same command goes on)
 """
 
 
@@ -86,18 +102,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # that torch is absent is as it should be
+    started, line = launch.Launch(), ""
     try:
-        with compilation_cache.kept():
-            return _dispatch(arguments)
+        with compilation_cache.kept():  # before JAX is imported, as it is by who joins other processes
+            if arguments[:1] and arguments[0] in launch.VERBS:
+                flags, arguments = launch.split(arguments)
+                started.join(flags)
+            code = _dispatch(arguments)
     except UserError as error:
-        print(f"jaxift: error: {error}", file=sys.stderr)
-        return 2
+        code, line = 2, f"error: {error}"
+    except HostLost as error:
+        code, line = 3, f"error: {error}"
     except KeyboardInterrupt:
-        print("jaxift: interrupted; the same command goes on where it stopped", file=sys.stderr)
-        return 130
+        code, line = 130, "interrupted; the same command goes on where it stopped"
     except Terminated as asked:
-        print(f"jaxift: {asked}", file=sys.stderr)
-        return 143
+        code, line = 143, str(asked)
+    except Exception as error:
+        if not started.watches:
+            raise
+        started.explain(error)
+        traceback.print_exc()
+        code, line = 1, f"stopped by {type(error).__name__}: {error}"
+    if line:
+        print(f"jaxift: {line}", file=sys.stderr)
+    started.leave(code, line.removeprefix("error: "))
+    return code
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -229,9 +258,10 @@ def _demo_config(rest: Sequence[str], dry_run: bool = False) -> StudyConfig:
     if dry_run:
         questions = tempfile.mkdtemp(prefix="jaxift-questions-")
         atexit.register(shutil.rmtree, questions, ignore_errors=True)
+        write_questions(questions)
     else:
-        questions = RunDirectory.create(run_dir).root / "questions"
-    write_questions(questions)
+        questions = epath.Path(run_dir) / "questions"
+        on_first_process(lambda: write_questions(RunDirectory.create(run_dir).root / "questions"))
     return config.model_copy(update={"data_dir": str(questions)})
 
 
@@ -270,8 +300,11 @@ def _study(config: StudyConfig, stages: tuple[str, ...] | None, how: How) -> Non
     from jaxift.study import Study
     from jaxift.units import STAGES
 
-    console, started = Console(), time.monotonic()
+    console, started = Console(quiet=not hosts.is_first()), time.monotonic()
     study = Study(config, how.only)
+    asked = {"stages": stages or STAGES, "--only": how.only, "--dry-run": how.dry_run}
+    # where the questions lie may differ: what is in them is compared before they are asked
+    check_settings("study", {**config.model_dump(mode="json", exclude={"data_dir"}), **asked})
     if how.dry_run:
         from jaxift.forecast import forecast, show  # imported here: it brings JAX, as running does
 
@@ -279,6 +312,8 @@ def _study(config: StudyConfig, stages: tuple[str, ...] | None, how: How) -> Non
         return
     console.print(f"study {config.name} in {config.run_path}", highlight=False, markup=False)
     study.execute(stages or STAGES, Reporter(console))
+    if not hosts.is_first():
+        return
     if (stages or STAGES)[-1] in ("analyze", "report"):
         _print_findings(study.run, console)
     if (stages or STAGES)[-1] == "report":

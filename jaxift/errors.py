@@ -16,5 +16,12 @@ class UserError(Exception):
         super().__init__(printable(" ".join(message.split())))
 
 
+class HostLost(Exception):
+    """Another host is gone or stands still, or this one does; the command line prints it and exits with code 3."""
+
+    def __init__(self, message: str):
+        super().__init__(printable(" ".join(f"{message}; start the same command again on all hosts".split())))
+
+
 class Terminated(Exception):
     """A run was asked to end and has saved where it is; the command line prints it and exits with code 143."""

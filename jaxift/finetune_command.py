@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import re
 from pathlib import Path
@@ -11,14 +12,19 @@ import tyro
 from etils import epath
 from rich.console import Console
 
+from jaxift import host_log
 from jaxift.artifacts import digest, writable_folder
 from jaxift.config import MeshConfig, TuneConfig
 from jaxift.console import Reporter
 from jaxift.data.tables import jsonl_rows
 from jaxift.errors import UserError
+from jaxift.parallel import pace
+from jaxift.parallel.agreement import check_settings
+from jaxift.parallel.hosts import WORK_TIMEOUT, process_index
+from jaxift.parallel.meeting import barrier, on_every_process, on_first_process, same_everywhere, told_by_first
 
 if TYPE_CHECKING:  # what brings JAX is imported where it is used: a wrong flag need not wait for it
-    from jaxift.tuning.loop import Wave
+    from jaxift.tuning.loop import TunedCell, Wave
 
 RECORD = "tuned.json"
 
@@ -29,6 +35,7 @@ class Finetune:
 
     Writes OUT/NAME/ for each file (NAME its name without .jsonl, and -sN with several seeds): model/, a Hugging Face
     folder or with --tune.lora.rank a PEFT adapter, and metrics.jsonl. The same command goes on where it stopped.
+    On several hosts (see jaxift --help) OUT is on a path that they share.
     """
 
     data: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="DATA.jsonl")]
@@ -51,10 +58,17 @@ class Finetune:
 
 def main(verb: Finetune, console: Console) -> None:
     """Tunes what is not done yet. Raises UserError before any work where something can be refused."""
-    jobs = {name: (rows, seed) for name, rows, seed in _asked(verb)}
-    writable_folder(verb.out, "--out")
+    check_settings("finetune", dataclasses.asdict(verb))
+    console = Console(quiet=True) if process_index() else console
+    jobs = {name: (rows, seed) for name, rows, seed in on_every_process(lambda: _asked(verb))}
+    on_first_process(lambda: writable_folder(verb.out, "--out"))
+    with host_log.opened(epath.Path(verb.out) / "logs", process_index()):
+        _tune(verb, jobs, console)
+
+
+def _tune(verb: Finetune, jobs: dict[str, tuple[list[dict[str, Any]], int]], console: Console) -> None:
     from jaxift.models.weights import check_folder, fingerprint, load
-    from jaxift.parallel.mesh import cell_mesh, configured_mesh
+    from jaxift.parallel.mesh import cell_mesh, joint_mesh
     from jaxift.tuning.group import Job
     from jaxift.tuning.loop import plan_waves
     from jaxift.tuning.optimizers import optimizer
@@ -65,13 +79,17 @@ def main(verb: Finetune, console: Console) -> None:
     optimizer(verb.tune)
     course = [fingerprint(verb.model), verb.dtype, verb.bos, verb.tune.model_dump()]
     keys = {name: digest([*course, rows, seed]) for name, (rows, seed) in jobs.items()}
-    todo = {name: each for name, each in jobs.items() if _record(verb.out / name).get("key") != keys[name]}
+    same_everywhere("model and examples", keys)
+    done = told_by_first(
+        lambda: json.dumps([name for name in jobs if _record(verb.out / name).get("key") == keys[name]])
+    )
+    todo = {name: each for name, each in jobs.items() if name not in json.loads(done)}
     for name in jobs:
         if name not in todo:
             _say(console, f"{verb.out / name}: done before")
     if not todo:
         return
-    mesh = configured_mesh(verb.mesh)
+    mesh = joint_mesh(verb.mesh)
     held = None if verb.tune.lora.rank else "float32"
     model = load(verb.model, mesh, verb.dtype, bos=verb.bos, param_dtype=held)
     asked: list[Job] = []
@@ -88,6 +106,8 @@ def main(verb: Finetune, console: Console) -> None:
                 wave = execute(planned, reporter, opened)
                 failures += [cell.failure for cell in wave.cells if cell.failure]
                 _write(verb, wave, keys)
+                if slow := pace.slowest():
+                    reporter.note("tune", f"wave {planned.number}", slow)
                 todo = {name: each for name, each in todo.items() if name not in planned.names}
                 stage.now = len(jobs) - len(todo) - len(failures)
     if failures:
@@ -144,13 +164,19 @@ def _write(verb: Finetune, wave: "Wave", keys: dict[str, str]) -> None:
         if cell.failure:
             continue
         folder = verb.out / cell.job.name
-        (folder / RECORD).unlink(missing_ok=True)
+        on_first_process(functools.partial((folder / RECORD).unlink, missing_ok=True))
         write_model(wave.stack.model(index), folder / "model", base=verb.model)
-        lines = "".join(json.dumps(metrics) + "\n" for metrics in cell.metrics)
-        (folder / "metrics.jsonl").write_text(lines, encoding="utf-8")
-        said = {"key": keys[cell.job.name], "examples": len(cell.job.pairs), "at_the_length_limit": cell.at_limit}
-        (folder / RECORD).write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
-        epath.Path(folder / "checkpoints").rmtree(missing_ok=True)
+        barrier(f"{cell.job.name} written", WORK_TIMEOUT)
+        on_first_process(functools.partial(_finish, cell, folder, keys[cell.job.name]))
+
+
+def _finish(cell: "TunedCell", folder: Path, key: str) -> None:
+    """Says that a run is done."""
+    lines = "".join(json.dumps(metrics) + "\n" for metrics in cell.metrics)
+    (folder / "metrics.jsonl").write_text(lines, encoding="utf-8")
+    said = {"key": key, "examples": len(cell.job.pairs), "at_the_length_limit": cell.at_limit}
+    (folder / RECORD).write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
+    epath.Path(folder / "checkpoints").rmtree(missing_ok=True)
 
 
 def _say(console: Console, line: str) -> None:

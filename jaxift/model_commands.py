@@ -13,9 +13,12 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
-from jaxift.artifacts import writable_folder
+from jaxift.artifacts import digest, writable_folder
 from jaxift.config import MeshConfig
 from jaxift.errors import UserError, printable
+from jaxift.parallel.agreement import check_settings
+from jaxift.parallel.hosts import is_first
+from jaxift.parallel.meeting import on_every_process
 
 Model = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
 
@@ -103,21 +106,23 @@ def _inspect(verb: Inspect, console: Console) -> int:
 
 
 def _generate(verb: Generate, console: Console) -> None:
-    prompts = _prompts(verb)
-    if verb.out is not None:
+    check_settings("generate", dataclasses.asdict(verb))
+    prompts = on_every_process(lambda: _prompts(verb))
+    check_settings("generate", {"prompts": digest(prompts)})
+    if verb.out is not None and is_first():
         if verb.out.is_dir():
             raise UserError(f"--out {verb.out}: is a folder; give a file")
         writable_folder(verb.out.parent, "--out")  # asked before there is work to lose
     from jaxift.models.sampling import generate  # imported here: it brings JAX
     from jaxift.models.weights import load
-    from jaxift.parallel.mesh import configured_mesh
+    from jaxift.parallel.mesh import joint_mesh
 
-    mesh = configured_mesh(verb.mesh)
+    mesh = joint_mesh(verb.mesh)
     if verb.seed < 0:
         raise UserError(f"--seed {verb.seed}: give a number from 0")
     model = load(verb.model, mesh, verb.dtype, max_positions=verb.max_positions)
     seeds = np.random.SeedSequence(verb.seed).generate_state(len(prompts)).tolist()
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bars:
+    with Progress(console=console, transient=True, disable=not console.is_terminal or not is_first()) as bars:
         bar = bars.add_task("generate", total=len(prompts))
         found = generate(
             model,
@@ -130,6 +135,8 @@ def _generate(verb: Generate, console: Console) -> None:
             progress=lambda done, total: bars.update(bar, completed=done, total=total),
         )
     rows = [{"prompt": prompt, **dataclasses.asdict(each)} for prompt, each in zip(prompts, found, strict=True)]
+    if not is_first():
+        return
     if verb.out is not None:
         _write(verb.out, rows)
         _say(console, f"{len(rows)} continuations: {verb.out}")

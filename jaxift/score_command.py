@@ -24,10 +24,10 @@ from rich.text import Text
 from jaxift.artifacts import digest, versions, writable_folder
 from jaxift.config import MeshConfig, Seam
 from jaxift.errors import UserError, printable
+from jaxift.parallel import hosts, meeting
 
 if TYPE_CHECKING:  # what brings JAX or transformers is imported where it is used: a wrong flag need not wait for it
     from etils import epath
-    from jax.sharding import Mesh
 
     from jaxift.models.weights import LanguageModel
     from jaxift.scoring.engine import Statistics
@@ -43,7 +43,7 @@ class ScoreFile:
     """Log-probability of each option after its context, exactly as a full forward pass gives it, a row an option.
 
     A run that was stopped goes on with the same command, and ends with the same bytes. Until OUT is there, its parts
-    lie in OUT.parts.
+    lie in OUT.parts. On several hosts (see jaxift --help) OUT is on a path that they share.
     """
 
     requests: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="REQUESTS.jsonl")]
@@ -72,12 +72,6 @@ class ScoreFile:
     """A folder into which a trace of the scoring is written, for TensorBoard or Perfetto."""
     overwrite: tyro.conf.FlagCreatePairsOff[bool] = False
     """Replace OUT, and parts of another run that was not finished."""
-    coordinator: str | None = None
-    """With several processes: the address host:port of process 0; or auto, on a TPU pod or a cluster that JAX knows."""
-    processes: int | None = None
-    """How many processes run this command, all with the same arguments but --process; OUT is on a path they share."""
-    process: int | None = None
-    """Which of them this one is, from 0."""
 
 
 KINDS = {"score": ScoreFile}
@@ -87,25 +81,24 @@ def main(verb: ScoreFile, console: Console) -> int:
     """Scores a file of requests and returns the exit code."""
     from jaxift.models.checksum import checksum
     from jaxift.models.weights import load
-    from jaxift.parallel import hosts
+    from jaxift.parallel.mesh import joint_mesh
     from jaxift.scoring.rows import write_scores
 
-    hosts.initialize(verb.coordinator, verb.processes, verb.process)
     if hosts.process_index():
         console = Console(quiet=True)
     started = time.monotonic()
-    out, job = hosts.on_every_process(lambda: _prepared(verb))
+    out, job = meeting.on_every_process(lambda: _prepared(verb))
     settings = [job.facts, _cut(verb), str(out), verb.overwrite, verb.tokens]
-    hosts.same_everywhere("model, requests and settings", digest(settings))
+    meeting.same_everywhere("model, requests and settings", digest(settings))
     said = {**job.facts, "--tokens": int(verb.tokens)}
     _is_done(out, said, verb.overwrite)  # what can be refused is refused before the weights are loaded
-    mesh = _mesh(verb)
+    mesh = joint_mesh(verb.mesh)
     _claimed(out, job.facts, verb)
     model = load(verb.model, mesh, verb.dtype, bos=verb.bos, seam=verb.seam, max_positions=verb.max_positions)
     weights = {"weights": checksum(model.decoder)}
     said, store = {**said, **weights}, _claimed(out, {**job.facts, **weights}, verb)
     if _is_done(out, said, verb.overwrite):
-        hosts.on_first_process(store.remove)
+        meeting.on_first_process(store.remove)
         _say(console, f"{out}: {len(job.asked.ids)} requests done before")
         return 0
     scores, took = _scored(model, job, store, verb, console)
@@ -115,8 +108,8 @@ def main(verb: ScoreFile, console: Console) -> int:
         write_scores(out, job.asked.ids, job.asked.requests, scores, facts=said, record=record, with_tokens=verb.tokens)
         store.remove()
 
-    hosts.barrier("all parts read", hosts.WORK_TIMEOUT)  # by every process, before the first one removes them
-    hosts.on_first_process(finish)
+    meeting.barrier("all parts read", hosts.WORK_TIMEOUT)  # by every process, before the first one removes them
+    meeting.on_first_process(finish)
     options, seconds = sum(len(score.num_tokens) for score in scores), time.monotonic() - started
     _say(console, f"{out}: {len(scores):,} requests, {options:,} options in {seconds:.1f} s; {took}")
     return 0
@@ -177,12 +170,11 @@ def _cut(verb: ScoreFile) -> dict[str, str | int | None]:
 
 def _is_done(out: "epath.Path", facts: "Facts", overwrite: bool) -> bool:
     """Whether `out` holds these very scores; another file there is refused unless it may be replaced."""
-    from jaxift.parallel import hosts
     from jaxift.scoring.rows import read_facts
     from jaxift.scoring.store import differences
 
     found = read_facts(out) if out.exists() else {}
-    hosts.same_everywhere(f"what stands at {out} (is it on a path that all processes share?)", digest(found))
+    meeting.same_everywhere(f"what stands at {out} (is it on a path that all processes share?)", digest(found))
     if overwrite or found == {}:
         return False
     if found is None:
@@ -194,14 +186,13 @@ def _is_done(out: "epath.Path", facts: "Facts", overwrite: bool) -> bool:
 
 def _claimed(out: "epath.Path", facts: "Facts", verb: ScoreFile) -> "ScoreStore":
     """The folder of parts beside `out`; refused where it holds another run's, or is not the same for all processes."""
-    from jaxift.parallel import hosts
     from jaxift.scoring.store import ScoreStore
 
     folder = out.parent / f"{out.name}.parts"
     store = ScoreStore(folder, {**facts, **_cut(verb)}, hosts.process_index(), hosts.process_count(), verb.overwrite)
-    hosts.on_first_process(lambda: _claim(store, verb))
+    meeting.on_first_process(lambda: _claim(store, verb))
     # what is behind an address is the same for all, and has no folders that could be looked for
-    if store.processes > 1 and "://" not in verb.out and not hosts.everywhere(np.array([folder.is_dir()])).all():
+    if store.processes > 1 and "://" not in verb.out and not meeting.everywhere(np.array([folder.is_dir()])).all():
         raise UserError(f"{folder}: is not seen by every process; give an -o on a path that all share")
     return store
 
@@ -214,21 +205,6 @@ def _claim(store: "ScoreStore", verb: ScoreFile) -> None:
         writable_folder(verb.profile, "--profile")
     if store.processes > 1:
         writable_folder(store.folder, "-o")
-
-
-def _mesh(verb: ScoreFile) -> "Mesh":
-    import jax
-
-    from jaxift.parallel import hosts
-    from jaxift.parallel.mesh import configured_mesh
-
-    mesh = configured_mesh(verb.mesh)
-    if hosts.process_count() > 1 and mesh.size != jax.device_count():
-        raise UserError(
-            f"mesh: has {mesh.size} of the {jax.device_count()} devices of {hosts.process_count()} processes; "
-            "give --mesh.data, --mesh.fsdp and --mesh.tensor sizes that use all"
-        )
-    return mesh
 
 
 @contextlib.contextmanager

@@ -34,24 +34,18 @@ class SelfCheck:
     """Size of that checkpoint in MB, over all devices."""
     json: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
     """Also write the findings to this file, as JSON; - prints them instead of the lines."""
-    coordinator: str | None = None
-    """With several processes: the address host:port of process 0; or auto, on a TPU pod or a cluster that JAX knows."""
-    processes: int | None = None
-    """How many processes run this command, all with the same arguments but --process."""
-    process: int | None = None
-    """Which of them this one is, from 0."""
 
 
 def main(verb: SelfCheck, console: Console) -> int:
     """Looks at everything, and returns the exit code; the first of several processes reports."""
     from jaxift.parallel import hosts
+    from jaxift.parallel.meeting import on_first_process
 
     if verb.checkpoint_mb < 1:
         raise UserError(f"--checkpoint-mb {verb.checkpoint_mb}: give a number from 1")
-    hosts.initialize(verb.coordinator, verb.processes, verb.process)
     if verb.json not in (None, "-"):
         path = str(verb.json)
-        hosts.on_first_process(lambda: _write(path, ""))  # what can be refused is refused before the work
+        on_first_process(lambda: _write(path, ""))  # what can be refused is refused before the work
     started, found = time.monotonic(), []
     console = Console(quiet=True) if hosts.process_index() or verb.json == "-" else console
     for line in _lines(verb):
@@ -95,11 +89,11 @@ def _lines(verb: SelfCheck) -> "Iterator[Line]":
 
 def _of_others(found: "list[Line]") -> "list[Line]":
     """What is wrong on other hosts alone, so that all end alike."""
-    from jaxift.parallel import hosts
+    from jaxift.parallel.meeting import exchange
     from jaxift.selfcheck.lines import Line
 
     mine = [(line.name, line.text) for line in found if line.state == "bad"]
-    told = [json.loads(each) for each in hosts.exchange("selfcheck end", json.dumps(mine).encode())]
+    told = [json.loads(each) for each in exchange("selfcheck end", json.dumps(mine).encode())]
     return [
         Line(name, "bad", f"host {place}: {text}")
         for place, each in enumerate(told)

@@ -1,14 +1,20 @@
 """Runs a study: what is done is skipped, what is stale is done again, what was killed goes on."""
 
+import uuid
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
 from etils import epath
 
+from jaxift import host_log
 from jaxift.artifacts import STUDY_FILE, RunDirectory, versions
 from jaxift.config import Cell, StudyConfig, dump_study
 from jaxift.console import Reporter
 from jaxift.errors import UserError
+from jaxift.joint_units import agreed, check_inputs, finish, made
+from jaxift.parallel import pace
+from jaxift.parallel.hosts import is_first, process_index
+from jaxift.parallel.meeting import on_every_process, on_first_process, told_by_first, until_seen
 from jaxift.units import CELL_STAGES, MODEL_STAGES, STAGES, Units, cells
 from jaxift.wave_runner import WaveRunner, told
 
@@ -22,7 +28,7 @@ class Study:
 
     def __init__(self, config: StudyConfig, only: Sequence[str] = ()):
         self.config, self.whole = config, not only
-        self.run = RunDirectory(epath.Path(config.run_path))
+        self.run = RunDirectory(epath.Path(config.run_path), writes=is_first())
         self.units = Units(config, self.run)
         every = cells(config)
         for pattern in only:
@@ -35,9 +41,26 @@ class Study:
 
         Raises UserError where a stage before the first one is not done with the present configuration.
         """
-        RunDirectory.create(self.config.run_path)
+        self._claim()
+        with host_log.opened(self.run.root / "logs", process_index()):
+            self._execute(stages, reporter)
+
+    def _claim(self) -> None:
+        """Makes the run directory; refuses it by name where not all processes see the same."""
+
+        def mark() -> str:
+            name = f".shared-{uuid.uuid4().hex}"
+            RunDirectory.create(self.config.run_path).write_text(name, "")
+            return name
+
+        name = told_by_first(mark)
+        on_every_process(lambda: until_seen(lambda: self.run.exists(name), f"run directory {self.run.root}"))
+        if is_first():
+            (self.run.root / name).unlink(missing_ok=True)
+
+    def _execute(self, stages: Sequence[str], reporter: Reporter) -> None:
         if set(stages) & set(MODEL_STAGES):
-            self.units.check_inputs()
+            check_inputs(self.units)
         if stages[0] in MODEL_STAGES:
             for stage in STAGES[: STAGES.index(stages[0])]:
                 self._require(stage)
@@ -46,41 +69,40 @@ class Study:
         of_cells = [stage for stage in stages if stage in CELL_STAGES]
         for stage in stages:
             if stage not in of_cells:
-                self._execute(stage, reporter)
+                self._execute_stage(stage, reporter)
             elif stage == of_cells[0]:
                 runner.execute(of_cells, self.cells)
         if runner.failures:
             raise told(list(runner.failures.values()))
         if tuple(stages) == STAGES and self.whole:
-            self._write_manifest()
+            on_first_process(self._write_manifest)
 
     def _require(self, stage: str) -> None:
-        for unit in self.units.of(stage, self.cells):
-            state = self.units.state(unit)
+        for unit, state in agreed(self.units, lambda: self.units.of(stage, self.cells)):
             if state != "done":
                 raise UserError(
                     f"{self.run.root}: {unit.name} is {state}; run `jaxift {stage}` with the same arguments first"
                 )
 
-    def _execute(self, stage: str, reporter: Reporter) -> None:
-        units = self.units.of(stage, self.cells)
+    def _execute_stage(self, stage: str, reporter: Reporter) -> None:
+        units = agreed(self.units, lambda: self.units.of(stage, self.cells))
         if not units:
             return
-        states = [self.units.state(unit) for unit in units]
-        with reporter.stage(stage, len(units), states.count("done")):
-            for unit, state in zip(units, states, strict=True):
+        with reporter.stage(stage, len(units), [state for _, state in units].count("done")):
+            for unit, state in units:
                 if state == "done":
                     continue
                 reporter.reason(stage, unit.name, state)
                 with reporter.unit(stage, unit.name):
-                    assert unit.work is not None
                     self.run.discard(unit.name)
-                    files, facts = unit.work(reporter.advance)
-                    self.units.finish(unit, files, facts)
+                    files, facts = made(unit, reporter.advance)
+                    finish(self.units, unit, files, facts)
                     if "note" in facts:
                         reporter.note(stage, unit.name, facts["note"])
+                    if slow := pace.slowest():
+                        reporter.note(stage, unit.name, slow)
                     if unit.parts:
-                        self.run.path(unit.parts).rmtree(missing_ok=True)
+                        self.run.remove(unit.parts)
 
     def _write_manifest(self) -> None:
         """The run's own manifest, written last: versions, and the digest of every unit."""

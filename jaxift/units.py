@@ -18,9 +18,12 @@ from jaxift.stages.analyze import analyze
 from jaxift.stages.build import build
 from jaxift.stages.report import report
 
+SPLITS = ("dev", "train", *TEST_SETS)
 STAGES = ("probe", "explain", "build", "tune", "evaluate", "analyze", "report")
 # Analyze and report take what they find in the run directory: a part of a study, or a run copied from elsewhere.
 MODEL_STAGES = STAGES[:5]
+# Need no device: of several processes the first one does them.
+FIRST_HOST_STAGES = ("build", "analyze", "report")
 # Done for each cell, several cells at a time.
 CELL_STAGES = ("tune", "evaluate")
 # Raised when a stage's numbers may change with the code alone; what was made before is stale then.
@@ -103,12 +106,12 @@ class Units:
     def model(self):
         """The base model on its mesh, its weights in float32 as tuning needs them."""
         from jaxift.models.weights import load  # imported here: `analyze` and `report` need no JAX
-        from jaxift.parallel.mesh import configured_mesh
+        from jaxift.parallel.mesh import joint_mesh
 
         settings = self.config.model
         return load(
             settings.path,
-            configured_mesh(self.config.mesh),
+            joint_mesh(self.config.mesh),
             settings.dtype,
             bos=settings.bos,
             seam=settings.seam,
@@ -148,6 +151,13 @@ class Units:
         for domain in self._domains:
             self.questions(domain)
             self.imported(self._domains[domain])
+
+    def inputs(self) -> dict[str, str]:
+        """Digests of what is read from outside the run, by names for people."""
+        domains = self._domains.items()
+        read = {"model": self._model_key, "general instructions": self._general_key, "chat template": self.wrapper}
+        read |= {f"questions of {name}": self._questions_key(each, SPLITS) for name, each in domains}
+        return read | {f"imported arms of {name}": digest(self.imported(each)) for name, each in domains}
 
     def finish(self, unit: Unit, files: Sequence[str], facts: Mapping[str, Any]) -> None:
         """Marks a unit as done."""
@@ -200,7 +210,7 @@ class Units:
         settings = {"probe": self.config.probe.model_dump(mode="json", exclude={"threshold", "chat"})}
         inputs = {
             "the model": self._model_key,
-            "the questions": self._questions_key(domain, ("dev", "train", *TEST_SETS)),
+            "the questions": self._questions_key(domain, SPLITS),
             "probe": settings["probe"],
             "words": domain.words,
         }

@@ -1,5 +1,6 @@
 """A wave as a person sees it: a live table on a terminal, a line now and then elsewhere, a summary at its end."""
 
+import logging
 import time
 from collections.abc import Sequence
 
@@ -12,6 +13,7 @@ from jaxift.tuning.loop import PlannedWave, Wave
 from jaxift.tuning.sinks import Together
 from jaxift.tuning.watch import Watch
 
+LOG = logging.getLogger("jaxift")
 LINE_SECONDS = 30.0
 """Between two lines where there is no terminal."""
 SHOWN = 24
@@ -70,6 +72,7 @@ class _Live(Watch):
         )
 
     def _line(self, text: str) -> None:
+        LOG.info("tune %s", text)
         self.reporter.console.print(f"tune      {text}", highlight=False, markup=False, soft_wrap=True)
 
     def _table(self) -> Table:

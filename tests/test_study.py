@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from jaxift.artifacts import RunDirectory
+from jaxift.artifacts import RunDirectory, digest
 from jaxift.config import BASE, StudyConfig, dump_study, parse_study
 from jaxift.console import Reporter
 from jaxift.errors import UserError
 from jaxift.forecast import forecast, show
+from jaxift.joint_units import agreed
 from jaxift.study import Study
 from jaxift.units import STAGES, cells
 from jaxift.world import MODEL_DIR, write_questions
@@ -428,3 +429,30 @@ def test_a_study_killed_and_run_again_ends_with_the_same_bytes(questions, uninte
     config = small(questions, tmp_path / "killed")
     killed_and_run_again(config, trigger, tmp_path)
     assert contents(config) == uninterrupted
+
+
+def test_a_process_that_follows_waits_until_it_sees_what_the_first_does(questions, tmp_path, monkeypatch):
+    config = small(questions, tmp_path / "run")
+    execute(config, ("probe",))
+    study = Study(config)
+    told = [(unit.name, state) for unit, state in agreed(study.units, lambda: study.units.of("probe", study.cells))]
+    assert told == [("probe/medicine", "done")]
+    manifest = tmp_path / "run/probe/medicine.manifest.json"
+    first = digest([[unit.name, unit.key, "done"] for unit in study.units.of("probe", study.cells)])
+    hidden = manifest.rename(tmp_path / "hidden")
+    looks = []
+
+    def find():
+        looks.append(1)
+        if len(looks) == 3:
+            hidden.rename(manifest)
+        return study.units.of("probe", study.cells)
+
+    monkeypatch.setattr("jaxift.joint_units.is_first", lambda: False)
+    monkeypatch.setattr("jaxift.joint_units.told_by_first", lambda look: first)
+    assert [state for _, state in agreed(study.units, find)] == ["done"]
+    assert len(looks) == 3
+    manifest.unlink()
+    monkeypatch.setattr("jaxift.parallel.meeting.SEEN_TIMEOUT", 0)
+    with pytest.raises(UserError, match=r"does not see there what .* does; give a path that all hosts share"):
+        agreed(study.units, lambda: study.units.of("probe", study.cells))

@@ -23,6 +23,8 @@ from jaxift.models.families import Weight, parameter_path, weight_table
 from jaxift.models.files.safetensors_writer import PARTIAL, HostTensor, write_tensors
 from jaxift.models.layer import LoraParam
 from jaxift.models.weights import LanguageModel
+from jaxift.parallel.arrays import whole
+from jaxift.parallel.meeting import on_first_process
 
 ADAPTER_FILE = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
@@ -214,4 +216,5 @@ def write_model(model: LanguageModel, folder: Path, base: str) -> None:
         export(model, folder)
     else:
         plain, adapters, scale = without_adapters(model)
-        export_adapter(plain, adapters, folder, scale=scale, base=base)
+        held = {path: Adapter(whole(each.a), whole(each.b)) for path, each in adapters.items()}
+        on_first_process(lambda: export_adapter(plain, held, folder, scale=scale, base=base))

@@ -19,7 +19,7 @@ from jaxift.models.files.orbax_folder import read_manifest, write_arrays
 from jaxift.models.files.safetensors_file import FLOATS
 from jaxift.models.files.shards import read_tensors
 from jaxift.models.weights import load_decoder
-from jaxift.parallel.hosts import on_first_process
+from jaxift.parallel.meeting import on_first_process
 from jaxift.parallel.mesh import make_mesh
 
 DTYPES = ("float32", "bfloat16", "float16")

@@ -29,7 +29,7 @@ from jaxift.models.files.safetensors_writer import (
 )
 from jaxift.models.files.shards import INDEX_FILE
 from jaxift.models.weights import LanguageModel
-from jaxift.parallel.hosts import on_first_process
+from jaxift.parallel.meeting import on_first_process
 
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json",

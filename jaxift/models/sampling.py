@@ -19,7 +19,10 @@ from jaxift.models.buckets import bucket, check_tokens
 from jaxift.models.continuation import NOTHING, continue_rows
 from jaxift.models.decoder import Decoder
 from jaxift.models.weights import LanguageModel
+from jaxift.parallel.arrays import global_array
+from jaxift.parallel.arrays import whole as on_host
 from jaxift.parallel.mesh import batch_shards, sharding
+from jaxift.progress import moved
 
 Progress = Callable[[int, int], None]
 
@@ -100,11 +103,12 @@ def generate_tokens(
     with jax.set_mesh(mesh):
         for batch, shape, done in _batches(prompts, max_new_tokens, batch_tokens, batch_shards(mesh)):
             tokens, lengths, row_seeds = _rows(batch, shape, prompts, seeds)
-            placed = jax.device_put(tokens, sharding(mesh, "batch", None))
-            per_row = jax.device_put((lengths, row_seeds), sharding(mesh, "batch"))
+            placed = global_array(tokens, sharding(mesh, "batch", None))
+            per_row = [global_array(each, sharding(mesh, "batch")) for each in (lengths, row_seeds)]
             new = continue_rows(graph, state, placed, *per_row, *constants, **static)
-            for index, row in zip(batch, jax.device_get(new), strict=False):
+            for index, row in zip(batch, on_host(new), strict=False):
                 answers[index] = tuple(row[row != NOTHING].tolist())
+            moved()
             if progress:
                 progress(done, len(prompts))
     return [answer for answer in answers if answer is not None]

@@ -6,6 +6,8 @@ from typing import Any
 
 import jax
 
+from jaxift.progress import COMPILING, phase
+
 
 class Compiled:
     """At most `size` programs; the least recently used one is let go."""
@@ -17,7 +19,8 @@ class Compiled:
     def get(self, key: Hashable, build: Callable[[], Any]) -> Any:
         """The program that was built for `key` before, or the one built now."""
         if key not in self._programs:
-            self._programs[key] = build()
+            with phase(COMPILING):
+                self._programs[key] = build()
             if len(self._programs) > self.size:
                 self._programs.popitem(last=False)
         self._programs.move_to_end(key)

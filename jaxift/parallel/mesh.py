@@ -10,6 +10,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxift.config import MeshConfig
 from jaxift.errors import UserError
 from jaxift.parallel import compilations
+from jaxift.parallel.hosts import process_count
 
 MESH_AXES = ("cell", "data", "fsdp", "tensor")
 CELL = MESH_AXES[0]
@@ -68,6 +69,17 @@ def configured_mesh(settings: MeshConfig) -> Mesh:
         return make_mesh(**{**sizes, "data": cells * sizes["data"]})
     except ValueError as error:
         raise UserError(f"mesh: {error}; make the mesh smaller") from None
+
+
+def joint_mesh(settings: MeshConfig) -> Mesh:
+    """`configured_mesh`; raises UserError where devices of one of several processes would be left out."""
+    mesh = configured_mesh(settings)
+    if process_count() > 1 and mesh.size != jax.device_count():
+        raise UserError(
+            f"mesh: has {mesh.size} of the {jax.device_count()} devices of {process_count()} processes; "
+            "give --mesh.data, --mesh.fsdp and --mesh.tensor sizes that use all"
+        )
+    return mesh
 
 
 def cell_mesh(settings: MeshConfig) -> Mesh:

@@ -22,8 +22,12 @@ from jaxift.models.decoder import Decoder
 from jaxift.models.flops import attention_flops, head_flops, pair_flops, token_flops
 from jaxift.models.stack import ModelStack
 from jaxift.models.weights import LanguageModel
-from jaxift.parallel.hosts import WORK_TIMEOUT, everywhere, gather, on_every_process, process_index, same_everywhere
+from jaxift.parallel import pace
+from jaxift.parallel.arrays import gather
+from jaxift.parallel.hosts import WORK_TIMEOUT, process_index
+from jaxift.parallel.meeting import everywhere, on_every_process, same_everywhere
 from jaxift.parallel.mesh import CELL, batch_shards
+from jaxift.progress import moved
 from jaxift.scoring.filling import Filled, fill, prefill_arrays
 from jaxift.scoring.packing import Layout
 from jaxift.scoring.plan import Plan, Prefill, Step, make_plan, needed_prefills
@@ -211,10 +215,17 @@ def _run_parts(
             found.append(answers)
         else:
             # where one process cannot, none goes on: the next step would wait for it
-            on_every_process(functools.partial(store.write, part, answers), WORK_TIMEOUT)
+            on_every_process(functools.partial(_kept, store, part, answers), WORK_TIMEOUT)
     if store is None:
         return _gathered(_joined(found)), 0
     return [store.read(part) for part in range(parts)], resumed
+
+
+def _kept(store: ScoreStore, part: int, answers: Answers) -> None:
+    """Writes a part, in this host's own time."""
+    with pace.own_work():
+        store.write(part, answers)
+    moved()
 
 
 class _Devices:
@@ -255,7 +266,8 @@ class _Devices:
         for prefill in needed_prefills(self.waiting):
             self.prefix = self.programs.prefill(self.prefix, prefill_arrays(self.plan, prefill))
         self.waiting.clear()
-        filled = fill(self.plan, piece)
+        with pace.own_work():
+            filled = fill(self.plan, piece)
         arrays = (np.array(piece.depths, np.int32), filled.tokens, filled.positions, filled.reach)
         self.threads.append(self.threads.pop(0))
         dispatched = self.threads[-1].submit(
@@ -274,6 +286,7 @@ class _Devices:
         """What this process' lanes have found, of one model after another."""
         cells, lane_size = len(self.mine), filled.targets[0].size
         logprobs, greedy = (_on_host(each).reshape(cells, -1) for each in scored)
+        moved()
         starts, ends = np.concatenate([[0], filled.ends[:-1]]), filled.ends
         # options that stand for the same tokens share an entry
         entries = np.repeat(np.arange(len(ends)), [len(numbers) for numbers in filled.options])

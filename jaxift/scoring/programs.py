@@ -18,8 +18,8 @@ from jaxift.models.config import DecoderConfig
 from jaxift.models.decoder import Decoder, laid_out
 from jaxift.models.prefix import Prefix
 from jaxift.models.stack import ModelStack, spread, vmapped
+from jaxift.parallel.arrays import global_array
 from jaxift.parallel.compiled import Compiled, described
-from jaxift.parallel.hosts import global_array
 from jaxift.parallel.mesh import CELL, sharding
 from jaxift.scoring.plan import Plan, Prefill, Shape, Step
 

@@ -9,6 +9,7 @@ import hashlib
 import itertools
 import json
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -22,6 +23,7 @@ from jaxift.scoring.requests import TokenRequest
 
 SCORES_VERSION = 2  # raised when scores of the same model, tokens and settings may come out as other numbers
 _METADATA = b"jaxift.scores"
+SEEN_SECONDS = 60.0  # until what another process has written is seen
 _SUFFIX = ".parquet"
 
 Facts = Mapping[str, str | int | None]
@@ -115,7 +117,10 @@ class ScoreStore:
 
     def _loaded(self, part: int) -> Iterator[Answers]:
         for process in range(self.processes):
-            answers = self._load(part, process)
+            answers, deadline = self._load(part, process), time.monotonic() + SEEN_SECONDS
+            while answers is None and process != self.process and time.monotonic() < deadline:
+                time.sleep(0.2)  # a shared folder may show what another host wrote a moment later
+                answers = self._load(part, process)
             if answers is None:
                 path = self._path(part, process)
                 raise UserError(f"{path}: is gone or was damaged meanwhile; run the same command again")
@@ -143,9 +148,12 @@ class ScoreStore:
         return answers if said.get("content") == _content(answers) else None
 
 
-def unit_store(folder: epath.Path, key: str, mesh: Mapping[str, int]) -> ScoreStore:
+def unit_store(
+    folder: epath.Path, key: str, mesh: Mapping[str, int], process: int = 0, processes: int = 1
+) -> ScoreStore:
     """The parts of a stage's unit of work, made on a mesh of these sizes; those of another unit count as not there."""
-    return ScoreStore(folder, {"unit": key, "mesh": str(dict(mesh)), "versions": digest(versions())}, afresh=True)
+    facts = {"unit": key, "mesh": str(dict(mesh)), "versions": digest(versions())}
+    return ScoreStore(folder, facts, process, processes, afresh=True)
 
 
 def digest_tokens(requests: Sequence[TokenRequest]) -> str:

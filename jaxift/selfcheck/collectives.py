@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxift.parallel import hosts
+from jaxift.parallel import meeting
 from jaxift.parallel.peaks import Chip, chip
 from jaxift.selfcheck.lines import Line
 from jaxift.selfcheck.timing import seconds_each
@@ -64,11 +64,11 @@ def _measured(mesh: Mesh, axis: str) -> dict[str, float]:
     for kind, (step, moved) in timed.items():
         program = _program(mesh, axis, step, held // 4)
         speeds[kind] = moved / seconds_each(program, seconds, _agreed)
-    return json.loads(hosts.exchange(f"selfcheck {axis}", json.dumps(speeds).encode())[0])  # the first's, for all
+    return json.loads(meeting.exchange(f"selfcheck {axis}", json.dumps(speeds).encode())[0])  # the first's, for all
 
 
 def _agreed(times: int) -> int:
-    return int(hosts.exchange("selfcheck repetitions", str(times).encode())[0])
+    return int(meeting.exchange("selfcheck repetitions", str(times).encode())[0])
 
 
 def all_reduce(x: jax.Array, _: Any, axis: str, devices: int) -> jax.Array:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from jaxift.errors import UserError, printable
-from jaxift.parallel import hosts
+from jaxift.parallel import meeting
 
 State = Literal["good", "bad", "told"]
 
@@ -35,7 +35,7 @@ def from_hosts(label: str, look: Callable[[], dict[str, Any]]) -> list[dict[str,
         found = look()
     except Exception as error:
         found = {"error": reason(error)}
-    return [json.loads(each) for each in hosts.exchange(f"selfcheck {label}", json.dumps(found).encode())]
+    return [json.loads(each) for each in meeting.exchange(f"selfcheck {label}", json.dumps(found).encode())]
 
 
 def failed_hosts(found: list[dict[str, Any]]) -> str:

@@ -17,7 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxift.artifacts import writable_folder
 from jaxift.errors import UserError
-from jaxift.parallel import hosts
+from jaxift.parallel import hosts, meeting
 from jaxift.selfcheck.lines import Line
 from jaxift.tuning.checkpoint import Checkpoints, restore_params
 
@@ -37,17 +37,17 @@ def lines(mesh: Mesh, bucket: str | None, megabytes: int) -> list[Line]:
 def _folder(bucket: str | None) -> Iterator[epath.Path]:
     """A new folder of one name for all processes, which is removed whatever happens; UserError where it is refused."""
     base = bucket or tempfile.mkdtemp(prefix="jaxift-selfcheck-")
-    token = hosts.exchange("selfcheck folder", secrets.token_hex(6).encode())[0].decode()
+    token = meeting.exchange("selfcheck folder", secrets.token_hex(6).encode())[0].decode()
     try:
-        folder = hosts.on_every_process(lambda: _opened(base)) / f"jaxift-selfcheck-{token}"
-        hosts.on_first_process(lambda: _begun(folder))
-        if "://" not in base and not hosts.everywhere(np.array([folder.is_dir()])).all():
+        folder = meeting.on_every_process(lambda: _opened(base)) / f"jaxift-selfcheck-{token}"
+        meeting.on_first_process(lambda: _begun(folder))
+        if "://" not in base and not meeting.everywhere(np.array([folder.is_dir()])).all():
             raise UserError(f"--bucket {base}: is not seen by every host; give a path that all share")
         try:
             yield folder
         finally:
-            hosts.barrier("selfcheck: the checkpoint was read")
-            hosts.on_first_process(lambda: _removed(folder))
+            meeting.barrier("selfcheck: the checkpoint was read")
+            meeting.on_first_process(lambda: _removed(folder))
     finally:
         if bucket is None:
             shutil.rmtree(base, ignore_errors=True)

@@ -15,6 +15,7 @@ from jaxift.data.questions import Question
 from jaxift.data.sources import DomainQuestions
 from jaxift.models.stack import ModelStack
 from jaxift.models.weights import LanguageModel
+from jaxift.parallel.hosts import process_count, process_index
 from jaxift.scoring.belief import Belief, beliefs, stack_beliefs
 from jaxift.scoring.costs import cost
 from jaxift.scoring.engine import Progress, Statistics
@@ -49,7 +50,7 @@ def evaluate(
     prompts = {question: item["prompt"] for items in trained.values() for question, item in items}
     asked = [*questions.tested, *prompts]
     like = models if isinstance(models, LanguageModel) else models.like
-    store = unit_store(run.path(parts), key, like.mesh.shape)
+    store = unit_store(run.path(parts), key, like.mesh.shape, process_index(), process_count())
     told: list[Statistics] = []
 
     def prompt(question: Question) -> str:

@@ -4,11 +4,15 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from jaxift.artifacts import RunDirectory
 from jaxift.config import DomainConfig, StudyConfig
 from jaxift.intervention.explanations import FENCE, Wanted, explanation_prompt, status, wanted
 from jaxift.models.sampling import generate
 from jaxift.models.weights import LanguageModel
+from jaxift.parallel.hosts import WORK_TIMEOUT
+from jaxift.parallel.meeting import everywhere
 from jaxift.scoring.engine import Progress
 
 PART = 256  # explanations that an interrupted stage loses at most
@@ -35,9 +39,12 @@ def explain(
     found: list[Row] = []
     for start in range(0, len(asked), PART):
         file = f"{parts}/{key}-{start:06d}.json"
-        if not run.exists(file):
-            run.write_json(file, _written(config, domain, model, asked[start : start + PART]))
-        found += run.read_json(file)
+        if everywhere(np.array([run.exists(file)]), WORK_TIMEOUT).all():
+            found += run.read_json(file)
+        else:
+            written = _written(config, domain, model, asked[start : start + PART])
+            run.write_json(file, written)
+            found += written
         if progress:
             progress(len(found), len(asked))
     files = [f"explanations/{domain.name}.parquet"]

@@ -13,6 +13,7 @@ from jaxift.data.prompts import STYLES, continuations, probe_prompt
 from jaxift.data.questions import Question
 from jaxift.data.sources import DomainQuestions
 from jaxift.models.weights import LanguageModel
+from jaxift.parallel.hosts import process_count, process_index
 from jaxift.scoring.belief import Prompt, believe, corrected, knowledge, place_prior, readings
 from jaxift.scoring.costs import cost
 from jaxift.scoring.engine import Progress, Statistics
@@ -47,10 +48,10 @@ def probe(
 
     pool = questions["train"]
     turned = in_rotations(settings, pool)
-    store = unit_store(run.path(f"{parts}/train"), key, model.mesh.shape)
+    store = unit_store(run.path(f"{parts}/train"), key, model.mesh.shape, process_index(), process_count())
     found = read(questions=pool, prompt=prompts, rotations=turned, store=store) if pool else []
     priors = _priors(pool, found, turned) if settings.prior_questions else {}
-    store = unit_store(run.path(f"{parts}/tests"), key, model.mesh.shape)
+    store = unit_store(run.path(f"{parts}/tests"), key, model.mesh.shape, process_index(), process_count())
     answers = iter(read(questions=questions.tested, prompt=prompts[0], store=store))
 
     rows: dict[str, list[Row]] = {"train": _pool_rows(settings, pool, found, turned, priors)} if pool else {}

@@ -19,7 +19,8 @@ from jaxift.artifacts import digest
 from jaxift.errors import UserError
 from jaxift.models.checksum import leaf_sums
 from jaxift.models.stack import abstract
-from jaxift.parallel.hosts import WORK_TIMEOUT, barrier, everywhere, on_first_process
+from jaxift.parallel.hosts import WORK_TIMEOUT, of_another_host
+from jaxift.parallel.meeting import barrier, everywhere, on_first_process
 
 MARKER = "jaxift_run_key.txt"
 Metrics = dict[str, float]
@@ -103,6 +104,8 @@ class Checkpoints:
         self._written, self._begun = (self._written if self._begun is None else self._begun), None
 
     def _failed(self, error: Exception) -> None:
+        if of_another_host(error):
+            raise error
         step, self._begun = self._begun, None
         for path in self.folder.glob(f"{step}.*"):
             with contextlib.suppress(OSError):  # parts of it may still be written; the next run removes it

@@ -14,8 +14,12 @@ import numpy as np
 from jaxift.errors import Terminated
 from jaxift.models.flops import tuning_flops
 from jaxift.models.stack import ModelStack, put, take
-from jaxift.parallel.hosts import exchange, global_array
+from jaxift.parallel import pace
+from jaxift.parallel.arrays import global_array
+from jaxift.parallel.hosts import process_count
+from jaxift.parallel.meeting import exchange
 from jaxift.parallel.mesh import CELL, filled, spec, stacked
+from jaxift.progress import moved
 from jaxift.tuning.batches import Batch, empty_batch
 from jaxift.tuning.checkpoint import Checkpoints, Metrics
 from jaxift.tuning.group import Group, Prepared
@@ -74,6 +78,7 @@ class Run:
         self.timing = Timing(compile=group.compile_seconds[size])
         self.size, self._open = size, contextlib.ExitStack()
         self.cells: list[_Cell] = []
+        self._writing: list[Checkpoints] = []
         self._pending: tuple[list[_Step], dict[str, Any]] | None = None
         self._clock = time.perf_counter()
         try:
@@ -102,6 +107,7 @@ class Run:
             self._open.enter_context(checkpoints)
             state = self.group.described_state
             found = checkpoints.restore(state.params, state._replace(params=()))
+        moved()
         if found is None:
             self.watch.begins(job.name)
             if job.config.lora.rank:  # drawn from the cell's own seed
@@ -141,6 +147,8 @@ class Run:
     def _spent(self, on: str) -> None:
         """Books the time since the last call."""
         now = time.perf_counter()
+        if on == "input":  # what no other host is waited for in
+            pace.count(now - self._clock)
         setattr(self.timing, on, getattr(self.timing, on) + now - self._clock)
         self._clock = now
 
@@ -200,6 +208,7 @@ class Run:
             return
         steps, measured = pending
         values = jax.device_get(measured)
+        moved()
         for cell, index, step, rate in steps:
             if cell.failure:  # dispatched before it was known
                 continue
@@ -258,21 +267,24 @@ class Run:
         for cell in self.cells:
             if cell.checkpoints:
                 cell.checkpoints.wait()
+                moved()
         self._spent("checkpoint")
 
     def _save(self) -> None:
         """Saves every cell that has changed: those at their end as results, the others to be resumed."""
         self._spent("step")
-        writing: list[Checkpoints] = []
+        # no more than two copies; writes of several processes meet in barriers that bear one name in all managers
+        at_once = 2 if process_count() == 1 else 1
         for index, cell in enumerate(self.cells):
             ended = len(cell.metrics) == cell.prepared.plan.steps
             if cell.checkpoints is None or cell.failure or cell.saved == len(cell.metrics):
                 continue
             state = take(self.stack, jnp.int32(index))
             rest = None if ended else state._replace(params=())
-            if len(writing) > 1:  # no more than two copies at a time
-                writing.pop(0).wait()
+            while len(self._writing) >= at_once:
+                self._writing.pop(0).wait()
             cell.checkpoints.save(state.params, rest, cell.metrics)
             cell.saved = len(cell.metrics)
-            writing.append(cell.checkpoints)
+            self._writing.append(cell.checkpoints)
+            moved()
         self._spent("checkpoint")

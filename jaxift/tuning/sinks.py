@@ -11,7 +11,8 @@ from jaxift.config import TuneConfig
 from jaxift.errors import UserError
 from jaxift.models.adapters import write_model
 from jaxift.models.weights import LanguageModel
-from jaxift.parallel.hosts import on_first_process
+from jaxift.parallel.hosts import is_first
+from jaxift.parallel.meeting import on_first_process
 from jaxift.tuning.checkpoint import Metrics
 from jaxift.tuning.watch import Watch
 
@@ -125,8 +126,8 @@ def sinks(
     """
     opened: list[Any] = [Steps(cell, base)] if settings.export_every else []
     with contextlib.ExitStack() as stack:
-        if settings.tensorboard:
+        if settings.tensorboard and is_first():
             opened.append(stack.enter_context(contextlib.closing(TensorBoard(folder))))
-        if settings.wandb:
+        if settings.wandb and is_first():
             opened.append(stack.enter_context(contextlib.closing(Wandb(settings.wandb, group))))
         yield opened

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from jax.sharding import Mesh
 
 from jaxift.errors import UserError
-from jaxift.parallel.hosts import exchange
+from jaxift.parallel.meeting import exchange
 from jaxift.parallel.mesh import CELL
 
 GIB = 1 << 30

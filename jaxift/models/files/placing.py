@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import math
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -22,6 +23,7 @@ from jaxift.models.files.row_plan import Read, plan_reads, taker
 from jaxift.models.files.safetensors_file import FLOATS, Tensor
 from jaxift.models.files.shard_buffers import Shards, assemble, empty_shards
 from jaxift.models.files.storage import Storage
+from jaxift.progress import moved
 
 # Host memory for what is on its way to devices that have memory of their own.
 STAGING_BYTES = 2.0**30
@@ -84,7 +86,7 @@ def place(
         for batch in _batches(parameters, _staging_bytes(parameters[0].target)):
             shards = [empty_shards(part.shape, part.parameter.dtype, part.parameter.layout) for part in batch]
             for _ in pool.map(read, list(_reads(batch, shards, tensors, storage.chunk_bytes))):
-                pass  # asking for the results raises what a thread raised
+                moved()  # and asking for the results raises what a thread raised
             for part, filled in zip(batch, shards, strict=True):
                 arrays[part.parameter.path] = _deliver(part, filled, arrays.get(part.parameter.path))
             if len(batch) < len(parameters):  # the next batch needs this one's memory
@@ -216,7 +218,9 @@ def _deliver(part: _Part, shards: Shards, so_far: jax.Array | None) -> jax.Array
     parameter = part.parameter
     value = assemble(part.shape, parameter.layout, shards)
     if parameter.layout != parameter.target:
-        value = _mover(parameter.target)(value)
+        with warnings.catch_warnings():  # given away to be freed; few layouts let its memory be used again
+            warnings.filterwarnings("ignore", "Some donated buffers were not usable")
+            value = _mover(parameter.target)(value)
     if part.shape == parameter.shape:
         return value
     if so_far is None:
