@@ -18,7 +18,9 @@ _FREE = {
 _ASYNC_COPY = {"copy-start", "slice-start", "dynamic-slice-start"}
 _LISTED = re.compile(r"replica_groups=\{\{([\d,]*)\}")
 _IOTA = re.compile(r"replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
-_MESH = re.compile(r"replica_groups=mesh\[([^\]]*)\] ?\{([^}]*)\}")
+_MESH = re.compile(
+    r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\((?:\[([\d,]+)\](?:T\(([\d,]+)\))?|([\d, ]+))\))? ?\{([^}]*)\}"
+)
 
 Trips = Callable[[Instruction], float | None]
 """How often a loop runs whose bound is no constant; None: not known."""
@@ -210,21 +212,31 @@ def groups(attributes: str) -> list[tuple[int, ...]]:
         text = attributes[found.start() :].partition("={")[2].partition("}}")[0]
         return [tuple(int(each) for each in part.split(",") if each) for part in text.strip("{}").split("},{")]
     if found := _IOTA.search(attributes):
-        sizes = [int(each) for each in found[3].split(",")]
-        order = [int(each) for each in found[4].split(",")] if found[4] else list(range(len(sizes)))
-        return _cut(_transposed(sizes, order), int(found[2]))
+        return _cut(_ordered(found[3], found[4]), int(found[2]))
     if found := _MESH.search(attributes):
         axes = dict((name.strip("' "), int(size)) for name, size in re.findall(r"('[^']*'|[\w]+)=(\d+)", found[1]))
-        mine = [name.strip("' ") for name in found[2].split(",")]
+        mine = [name.strip("' ") for name in found[5].split(",")]
         others = [name for name in axes if name not in mine]
         names = list(axes)
         order = [names.index(name) for name in (*others, *mine)]
         size = 1
         for name in mine:
             size *= axes[name]
-        return _cut(_transposed(list(axes.values()), order), size)
-    pairs = re.search(r"source_target_pairs=\{\{(\d+),(\d+)\}", attributes)
-    return [(int(pairs[1]), int(pairs[2]))] if pairs else [(0,)]
+        places = _transposed(list(axes.values()), order)
+        if found[2] or found[4]:  # the mesh's devices are not in the order of their numbers
+            devices = _ordered(found[2], found[3]) if found[2] else [int(each) for each in found[4].split(",")]
+            places = [devices[place] for place in places]
+        return _cut(places, size)
+    if pairs := re.search(r"source_target_pairs=\{\{(\d+),(\d+)\}", attributes):
+        return [(int(pairs[1]), int(pairs[2]))]
+    raise ValueError(f"the devices of a collective are not told in a way that is known: {attributes[:200]}")
+
+
+def _ordered(sizes: str, order: str | None) -> list[int]:
+    """The numbers of a text such as [2,8]T(1,0)."""
+    lengths = [int(each) for each in sizes.split(",")]
+    axes = [int(each) for each in order.split(",")] if order else list(range(len(lengths)))
+    return _transposed(lengths, axes)
 
 
 def _transposed(sizes: Sequence[int], order: Sequence[int]) -> list[int]:

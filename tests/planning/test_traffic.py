@@ -44,11 +44,18 @@ def test_loops_that_nobody_knows_are_told():
         ("replica_groups=[4,2]<=[2,4]T(1,0)", [(0, 4), (1, 5), (2, 6), (3, 7)]),
         ("replica_groups=mesh['a'=2,'b'=2] {'a'}, y=2", [(0, 2), (1, 3)]),
         ("replica_groups=mesh['a'=2,'b'=2,'c'=2] {'a','c'}", [(0, 1, 4, 5), (2, 3, 6, 7)]),
+        ("replica_groups=mesh['a'=1,'b'=2,'c'=3], device_ids=([3,2]T(1,0)) {'b'}", [(0, 1), (2, 3), (4, 5)]),
+        ("replica_groups=mesh['a'=2,'b'=2], device_ids=(3,2,1,0) {'b'}", [(3, 2), (1, 0)]),
         ("source_target_pairs={{3,1},{1,3}}", [(3, 1)]),
     ],
 )
 def test_groups_in_every_spelling(text, expected):
     assert groups(f", channel_id=1, {text}") == expected
+
+
+def test_groups_in_an_unknown_spelling_are_refused():
+    with pytest.raises(ValueError, match="not told in a way that is known"):
+        groups(", channel_id=1, replica_groups=something_new")
 
 
 def test_a_text_without_entry_is_refused():
