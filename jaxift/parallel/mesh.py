@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxift.config import MeshConfig
@@ -55,7 +57,28 @@ def make_mesh(
     if needed > len(devices):
         shown = "x".join(map(str, sizes if cell > 1 else sizes[1:]))
         raise ValueError(f"mesh {shown} needs {needed} devices, but {len(devices)} are visible")
-    return jax.make_mesh(sizes, MESH_AXES, axis_types=(AxisType.Explicit,) * len(MESH_AXES), devices=devices[:needed])
+    explicit = (AxisType.Explicit,) * len(MESH_AXES)
+    if devices[0].platform != "tpu":
+        return jax.make_mesh(sizes, MESH_AXES, axis_types=explicit, devices=devices[:needed])
+    return Mesh(_on_the_network(sizes, devices[:needed]), MESH_AXES, axis_types=explicit)
+
+
+def _on_the_network(sizes: Sequence[int], devices: Sequence[Any]) -> np.ndarray:
+    """TPUs in the order in which neighbours of a mesh are neighbours of the network.
+
+    Between slices there is the data centre's network alone: they are split over cells first, then over rows of the
+    batch. Raises ValueError where slices do not divide the axes.
+    """
+    left, between = len({getattr(device, "slice_index", 0) for device in devices}), []
+    for size in sizes:
+        between.append(math.gcd(size, left))
+        left //= between[-1]
+    if left > 1:
+        raise ValueError(f"mesh {'x'.join(map(str, sizes))} does not divide over the slices: {left} are left")
+    inside = [size // slices for size, slices in zip(sizes, between, strict=True)]
+    if max(between) == 1:
+        return mesh_utils.create_device_mesh(inside, devices, allow_split_physical_axes=True)
+    return mesh_utils.create_hybrid_device_mesh(inside, between, devices, allow_split_physical_axes=True)
 
 
 def configured_mesh(settings: MeshConfig) -> Mesh:

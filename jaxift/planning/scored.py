@@ -1,12 +1,13 @@
 """Scoring on a topology: the best meshes and batches by formula, then compiled with the study's own requests."""
 
 import dataclasses
+from collections import Counter
 
 from jaxift.models.stack import ModelStack
 from jaxift.parallel.mesh import CELL, batch_shards
 from jaxift.planning import estimate
 from jaxift.planning.choices import Choice, Result, Site, Sizes
-from jaxift.planning.estimate import legal_meshes
+from jaxift.planning.estimate import Estimate, Place, legal_meshes
 from jaxift.planning.programs import Compiled, compile_prefill, compile_step
 from jaxift.planning.roofline import Times
 from jaxift.planning.workload import Scoring
@@ -25,22 +26,37 @@ SEEN = 1024
 def search(site: Site, tree: Tree, count: int) -> list[Result]:
     """The `count` best ways to score requests with the base model, compiled."""
     found = []
+    work: dict[tuple[int, int], Counter[int]] = {}
     for sizes in legal_meshes(site.shape, len(site.topology.devices), cells=1):
         place = site.place(sizes)
+        lanes = batch_shards(place.mesh)
         for tokens in LANE_TOKENS:
-            steps = max(1.0, tokens_of(tree) / (batch_shards(place.mesh) * tokens))
-            guess = estimate.scoring(place, tokens, tokens // 64, SEEN, tokens * SEEN)
-            found.append(Choice(sizes, "none", tokens, guess, guess.times.pessimistic * steps))
+            if (lanes, tokens) not in work:
+                plan = make_plan(tree, layout(site.shape, place.mesh, tokens * lanes))
+                work[lanes, tokens] = Counter(_fed(piece) for piece in plan.work)
+            guesses = {size: _guess(place, size) for size in work[lanes, tokens]}
+            seconds = sum(count * guesses[size].times.pessimistic for size, count in work[lanes, tokens].items())
+            largest = max(guesses)
+            if not any(each.sizes == sizes and each.guess == guesses[largest] for each in found):
+                found.append(Choice(sizes, "none", tokens, guesses[largest], seconds))
     return [_compiled(site, choice, tree) for choice in site.best(found, count)]
 
 
 def of_tuned(site: Site, tree: Tree, models: int, sizes: Sizes) -> Result:
     """Scoring with each of several models, on the mesh that they were tuned on, a stack of one a group at a time."""
     place, lane = site.place(sizes), LANE_TOKENS[1]
-    guess = estimate.scoring(place, lane, lane // 64, SEEN, lane * SEEN)
-    found = _compiled(site, Choice(sizes, "none", lane, guess, 0.0), tree, tuned=True)
+    found = _compiled(site, Choice(sizes, "none", lane, _guess(place, lane), 0.0), tree, tuned=True)
     waves = -(-models // place.mesh.shape[CELL])
     return dataclasses.replace(found, times=found.times * waves, useful=found.useful * waves)
+
+
+def _fed(piece: Prefill | Step) -> int:
+    """Tokens of a lane, padding included."""
+    return piece.length if isinstance(piece, Prefill) else piece.shape.tokens
+
+
+def _guess(place: Place, tokens: int) -> Estimate:
+    return estimate.scoring(place, tokens, tokens // 64, SEEN, tokens * SEEN)
 
 
 def tree_of(site: Site, work: Scoring) -> Tree:
@@ -55,8 +71,9 @@ def _compiled(site: Site, choice: Choice, tree: Tree, *, tuned: bool = False) ->
     programs = _programs(site, plan, _stack(site, choice.sizes) if tuned else Scored.of(model.decoder, model.mesh))
     total = Times(0.0, 0.0, 0.0)
     if all(each.times for each in programs):
-        for piece in plan.work:
-            total += _scaled(programs, plan, piece)
+        largest = {kind: max(_fed(piece) for piece in plan.work if isinstance(piece, kind)) for kind in _kinds(plan)}
+        for piece, count in Counter((type(piece), _fed(piece)) for piece in plan.work).items():
+            total += _scaled(programs[piece[0] is Prefill], piece[1] / largest[piece[0]]) * count
     devices = model.mesh.size / (model.mesh.shape[CELL] if tuned else 1)
     return Result(choice, programs, total, useful_flops(site.shape, plan) / devices)
 
@@ -81,18 +98,11 @@ def _programs(site: Site, plan: Plan, scored: Scored) -> list[Compiled]:
     return programs
 
 
-def _scaled(programs: list[Compiled], plan: Plan, piece: Prefill | Step) -> Times:
-    """A piece of the work: a smaller program computes less than the one that was compiled, but moves all weights."""
-    if isinstance(piece, Prefill):
-        program, most = programs[1], max(each.length for each in plan.work if isinstance(each, Prefill))
-        share = piece.length / most
-    else:
-        program, most = programs[0], max(each.shape.tokens for each in plan.work if isinstance(each, Step))
-        share = piece.shape.tokens / most
+def _kinds(plan: Plan) -> set[type]:
+    return {type(piece) for piece in plan.work}
+
+
+def _scaled(program: Compiled, share: float) -> Times:
+    """A smaller program than the one that was compiled computes less, but moves all weights."""
     assert program.times
     return dataclasses.replace(program.times, compute=program.times.compute * share)
-
-
-def tokens_of(tree: Tree) -> int:
-    """Distinct tokens of all requests."""
-    return int((tree.lengths - tree.shared).sum())
