@@ -1,5 +1,6 @@
 """What every test shares: eight CPU devices, no network, checked shapes, and a tiny model written to a folder."""
 
+import gc
 import json
 import os
 import subprocess
@@ -21,6 +22,9 @@ jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 # shape annotations are checked under pytest alone
 jaxtyping.install_import_hook(["jaxift.models", "jaxift.scoring", "jaxift.tuning"], "beartype.beartype")
+
+# tracing makes many objects that live long: the collector, which looks at them again and again, takes 6 % of the time
+gc.set_threshold(100_000, 50, 100)
 
 # the same cases on every machine and run; a compilation takes longer than hypothesis' deadline
 settings.register_profile("jaxift", deadline=None, derandomize=True, database=None)

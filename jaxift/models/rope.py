@@ -112,9 +112,11 @@ def rotate(
     """Turns the first 2 R dimensions of each head by `Rope.rotation`; the others pass."""
     cos, sin = (part[:, :, None] for part in rotation)
     R, H = cos.shape[-1], x_BTNH.shape[-1]
-    first, second, rest = jnp.split(x_BTNH.astype(jnp.float32), [R, 2 * R], axis=-1)
-    turned = [first * cos - second * sin, second * cos + first * sin]
-    return jnp.concatenate(turned if H == 2 * R else [*turned, rest], axis=-1).astype(x_BTNH.dtype)
+    # cut before they are converted: the other way round TPUs move whole heads in float32 into another order
+    *halves, rest = jnp.split(x_BTNH, [R, 2 * R], axis=-1)
+    first, second = (half.astype(jnp.float32) for half in halves)
+    turned = [(first * cos - second * sin).astype(rest.dtype), (second * cos + first * sin).astype(rest.dtype)]
+    return jnp.concatenate(turned if H == 2 * R else [*turned, rest], axis=-1)
 
 
 def yarn_attention_factor(factor: float, scale: float = 1.0) -> float:

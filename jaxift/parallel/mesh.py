@@ -15,6 +15,7 @@ from jaxift.parallel import compilations
 from jaxift.parallel.hosts import process_count
 
 MESH_AXES = ("cell", "data", "fsdp", "tensor")
+EXPLICIT = (AxisType.Explicit,) * len(MESH_AXES)
 CELL = MESH_AXES[0]
 """The axis that models of a stack are split over; it is no logical name, since a model knows nothing of the others."""
 
@@ -57,10 +58,9 @@ def make_mesh(
     if needed > len(devices):
         shown = "x".join(map(str, sizes if cell > 1 else sizes[1:]))
         raise ValueError(f"mesh {shown} needs {needed} devices, but {len(devices)} are visible")
-    explicit = (AxisType.Explicit,) * len(MESH_AXES)
     if devices[0].platform != "tpu":
-        return jax.make_mesh(sizes, MESH_AXES, axis_types=explicit, devices=devices[:needed])
-    return Mesh(_on_the_network(sizes, devices[:needed]), MESH_AXES, axis_types=explicit)
+        return jax.make_mesh(sizes, MESH_AXES, axis_types=EXPLICIT, devices=devices[:needed])
+    return Mesh(_on_the_network(sizes, devices[:needed]), MESH_AXES, axis_types=EXPLICIT)
 
 
 def _on_the_network(sizes: Sequence[int], devices: Sequence[Any]) -> np.ndarray:
@@ -107,7 +107,8 @@ def joint_mesh(settings: MeshConfig) -> Mesh:
 
 def cell_mesh(settings: MeshConfig) -> Mesh:
     """The mesh of a configuration for a stack of models, on the devices of `configured_mesh` in the same order."""
-    return make_mesh(**settings.model_dump())
+    sizes = [settings.model_dump()[axis] for axis in MESH_AXES]
+    return Mesh(configured_mesh(settings).devices.reshape(sizes), MESH_AXES, axis_types=EXPLICIT)
 
 
 def platform() -> str:
