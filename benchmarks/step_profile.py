@@ -28,7 +28,7 @@ import numpy as np
 
 import jaxift
 from jaxift.models.flops import head_flops, pair_flops, token_flops
-from jaxift.scoring.engine import _layout
+from jaxift.scoring.engine import layout
 from jaxift.scoring.filling import fill, prefill_arrays
 from jaxift.scoring.plan import Prefill, make_plan
 from jaxift.scoring.programs import Scored, compile_plan
@@ -89,7 +89,7 @@ def _step(model: Any, prefix: int, item: int, dtype: np.dtype) -> tuple[Callable
         TokenRequest((*shots, *rng.integers(0, config.vocab_size, item).tolist()), ((1,), (2,), (3,), (4,)))
         for _ in range(64)
     ]
-    plan = make_plan(build_tree(asked), _layout(config, model.mesh, None))
+    plan = make_plan(build_tree(asked), layout(config, model.mesh))
     programs = compile_plan(Scored.of(model.decoder, model.mesh), plan, dtype)
     step = next(piece for piece in plan.work if not isinstance(piece, Prefill))
     filled = fill(plan, step)

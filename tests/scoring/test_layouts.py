@@ -57,7 +57,7 @@ def test_any_layout_and_any_parts_left_out_give_the_same(tiny_model, tmp_path_fa
     folder = tmp_path_factory.mktemp("parts")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tree_module, "CUT_OVERHEAD", overhead)
-        patch.setattr(engine, "_layout", lambda *_: Layout(**layout))
+        patch.setattr(engine, "layout", lambda *_: Layout(**layout))
         patch.setattr(engine, "compile_plan", symbolic_programs)
         run = functools.partial(score_tokens, tiny_model.decoder, asked, mesh, store=ScoreStore(epath.Path(folder), {}))
         for _ in range(2):

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxift.errors import UserError
+from jaxift.parallel import meeting
 from jaxift.scoring.requests import TokenRequest
 from jaxift.scoring.store import Answers, ScoreStore, differences, digest_tokens
 
@@ -115,7 +116,8 @@ def test_parts_of_another_run_place_or_process_are_not_there(store):
     assert not dataclasses.replace(two, process=1).finished(1).any()
 
 
-def test_what_processes_wrote_is_read_together(store):
+def test_what_processes_wrote_is_read_together(store, monkeypatch):
+    monkeypatch.setattr(meeting, "SEEN_TIMEOUT", 0.1)
     processes = [dataclasses.replace(store, process=index, processes=2) for index in range(2)]
     processes[0].write(0, answers(3, seed=1))
     np.testing.assert_array_equal([each.finished(1)[0] for each in processes], [True, False])
