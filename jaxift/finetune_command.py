@@ -20,7 +20,7 @@ from jaxift.data.tables import jsonl_rows
 from jaxift.errors import UserError
 from jaxift.parallel import pace
 from jaxift.parallel.agreement import check_settings
-from jaxift.parallel.hosts import WORK_TIMEOUT, process_index
+from jaxift.parallel.hosts import WORK_TIMEOUT, process_count, process_index
 from jaxift.parallel.meeting import barrier, on_every_process, on_first_process, same_everywhere, told_by_first
 
 if TYPE_CHECKING:  # what brings JAX is imported where it is used: a wrong flag need not wait for it
@@ -62,7 +62,7 @@ def main(verb: Finetune, console: Console) -> None:
     console = Console(quiet=True) if process_index() else console
     jobs = {name: (rows, seed) for name, rows, seed in on_every_process(lambda: _asked(verb))}
     on_first_process(lambda: writable_folder(verb.out, "--out"))
-    with host_log.opened(epath.Path(verb.out) / "logs", process_index()):
+    with host_log.opened(epath.Path(verb.out) / "logs", process_index(), process_count()):
         _tune(verb, jobs, console)
 
 

@@ -37,14 +37,18 @@ class _Uploaded(logging.StreamHandler):
 
 
 @contextlib.contextmanager
-def opened(folder: epath.Path, process: int) -> Iterator[None]:
-    """Writes what is logged inside to the end of `folder`/host-NNNN.log, and why it ends where it does not end well."""
+def opened(folder: epath.Path, process: int, processes: int = 1) -> Iterator[None]:
+    """Writes what is logged inside to the end of `folder`/host-NNNN.log, and why it ends where it does not end well.
+
+    Where one of several `processes` is stopped the log stays open: whoever ends it has something to say yet.
+    """
     handler = _handler(folder / f"host-{process:04d}.log")
     handler.setFormatter(logging.Formatter(f"%(asctime)s %(levelname)s {platform.node()} %(message)s"))
     before = LOG.level, LOG.propagate
     LOG.addHandler(handler)
     LOG.setLevel(logging.INFO)
     LOG.propagate = False  # the console says what a person should know
+    stays = False
     try:
         yield
         LOG.info("done")
@@ -53,13 +57,15 @@ def opened(folder: epath.Path, process: int) -> Iterator[None]:
         raise
     except BaseException:
         LOG.exception("stopped")
+        stays = processes > 1
         raise
     finally:
         handler.flush()
-        LOG.removeHandler(handler)
-        handler.close()
-        LOG.setLevel(before[0])
-        LOG.propagate = before[1]
+        if not stays:
+            LOG.removeHandler(handler)
+            handler.close()
+            LOG.setLevel(before[0])
+            LOG.propagate = before[1]
 
 
 def _handler(path: epath.Path) -> logging.Handler:

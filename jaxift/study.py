@@ -13,7 +13,7 @@ from jaxift.console import Reporter
 from jaxift.errors import UserError
 from jaxift.joint_units import agreed, check_inputs, finish, made
 from jaxift.parallel import pace
-from jaxift.parallel.hosts import is_first, process_index
+from jaxift.parallel.hosts import is_first, process_count, process_index
 from jaxift.parallel.meeting import on_every_process, on_first_process, told_by_first, until_seen
 from jaxift.units import CELL_STAGES, MODEL_STAGES, STAGES, Units, cells
 from jaxift.wave_runner import WaveRunner, told
@@ -42,7 +42,7 @@ class Study:
         Raises UserError where a stage before the first one is not done with the present configuration.
         """
         self._claim()
-        with host_log.opened(self.run.root / "logs", process_index()):
+        with host_log.opened(self.run.root / "logs", process_index(), process_count()):
             self._execute(stages, reporter)
 
     def _claim(self) -> None:

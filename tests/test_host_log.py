@@ -37,6 +37,19 @@ def test_nothing_is_left_behind(tmp_path):
     assert (list(LOG.handlers), LOG.level, LOG.propagate) == before
 
 
+def test_of_several_processes_one_that_is_stopped_still_logs_who_ends_it(tmp_path):
+    try:
+        with pytest.raises(RuntimeError), host_log.opened(epath.Path(tmp_path), 1, processes=2):
+            raise RuntimeError("the connection broke")
+        LOG.error("host other (process 0) is lost")
+        assert (tmp_path / "host-0001.log").read_text().endswith("host other (process 0) is lost\n")
+    finally:
+        for handler in list(LOG.handlers):
+            LOG.removeHandler(handler)
+            handler.close()
+        LOG.propagate = True
+
+
 def test_an_object_store_gets_the_whole_log_at_the_end(tmp_path, monkeypatch):
     path = epath.Path(tmp_path / "host-0000.log")
     path.write_text("before\n")

@@ -177,7 +177,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxift.parallel.compilations import listen, record
 from jaxift.parallel.mesh import make_mesh
-from jaxift.parallel.hosts import global_array
+from jaxift.parallel.arrays import global_array
 
 jax.config.update("jax_enable_compilation_cache", True)
 jax.config.update("jax_compilation_cache_dir", sys.argv[1].replace("HOST", "{index}"))
