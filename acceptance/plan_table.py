@@ -4,7 +4,7 @@
 
 Needs the TPU compiler (`pip install jaxift[plan]`), no TPU. Each row is a model, a slice and a kind of work: scoring
 5-shot questions (16,384 of about 120 tokens, 4 answers of a token, behind 8 prefixes of about 700), or tuning all
-weights on packed texts of 2,048 tokens, 8,192 tokens a device a step. `--quick` takes the first row alone.
+weights on packed texts of 2,048 tokens, `--tokens` (8,192) a device a step. `--quick` takes the first row alone.
 Prints a Markdown table and ends with one line of JSON.
 """
 
@@ -44,7 +44,6 @@ MEASURED = {
 }
 """Of MaxText, per cent of the peak, in training on texts of 4,096 tokens (maxtext.readthedocs.io, "Optimized models
 tiering": 512 chips of v5p; an older README of github.com/AI-Hypercomputer/maxtext: 256 of v5e)."""
-TOKENS = 8192
 
 
 def requests(rng: np.random.Generator) -> list[TokenRequest]:
@@ -57,9 +56,9 @@ def requests(rng: np.random.Generator) -> list[TokenRequest]:
     return [TokenRequest((*prefixes[number % 8], *text(120)), ((4,), (5,), (6,), (7,))) for number in range(16384)]
 
 
-def job(devices: int) -> Prepared:
-    """Texts of 2,048 tokens, so many that every device has `TOKENS` a step, for ten steps."""
-    batch = devices * TOKENS // 2048
+def job(devices: int, tokens: int) -> Prepared:
+    """Texts of 2,048 tokens, so many that every device has `tokens` a step, for ten steps."""
+    batch = devices * tokens // 2048
     examples = [Example(tuple(range(10, 2058 + 1)), 1024)] * (10 * batch)
     return Prepared(Job("texts", []), Plan(examples, batch, 1, 0), np.ones(10), "", 0)
 
@@ -124,6 +123,7 @@ def main() -> None:
     parser.add_argument("rows", nargs="*", type=int, help="numbers of rows, from 0; default: all")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--compiled", type=int, default=1, help="of all ways that were found, how many are compiled")
+    parser.add_argument("--tokens", type=int, default=8192, help="of a device in a step of tuning")
     given = parser.parse_args()
     chosen = [ROWS[0]] if given.quick else [ROWS[number] for number in given.rows or range(len(ROWS))]
     rows = []
@@ -134,7 +134,7 @@ def main() -> None:
                 tree = build_tree(requests(np.random.default_rng(0)))
                 found = scored.search(where, tree, given.compiled)
             else:
-                found = tuned.search(where, job(len(where.topology.devices)), 1, given.compiled)
+                found = tuned.search(where, job(len(where.topology.devices), given.tokens), 1, given.compiled)
             rows.append(row(model, place, kind, found, where))
             print(json.dumps(rows[-1]), flush=True)
     stack = f"jax {jax.__version__}, {datetime.date.today()}"

@@ -156,7 +156,7 @@ def _measured(
         used, limit = (int(float(told[0][at]) * _UNITS[told[0][at + 1]]) for at in (1, 3))
         return Compiled(name, time.perf_counter() - started, flops, arguments, parts, used, limit)
     seconds = time.perf_counter() - started
-    total = peak_bytes(program)
+    total = peak_bytes(program, "tpu")
     moved = traffic(parse(program.as_text()), trips)
     rest = {"activations": max(total - sum(parts.values()), 0)}
     took = times(flops, moved.hbm_bytes, moved.collectives, topology.chip, mesh.devices, topology.received_a_second)

@@ -205,7 +205,7 @@ class Group:
             shared=device_bytes(shared),
             gradients=weights,
             batches=device_bytes(batch),
-            total=peak_bytes(program),
+            total=peak_bytes(program, self.model.mesh.devices.flat[0].platform),
         )
 
 

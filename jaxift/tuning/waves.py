@@ -41,11 +41,15 @@ class StepMemory:
         return f"{self.total / GIB:.2f} GiB a device ({', '.join(sizes)})"
 
 
-def peak_bytes(compiled: Any) -> int:
+def peak_bytes(compiled: Any, platform: str) -> int:
     """The largest number of bytes that a compiled program takes on a device; 0 where the compiler does not say."""
     found = compiled.memory_analysis()
     if found is None:
         return 0
+    # on TPU the peak holds the arguments too; the sum would count temporary arrays that lie in the same place one
+    # after another. On CPU it is that of temporary arrays alone
+    if platform == "tpu" and (peak := getattr(found, "peak_memory_in_bytes", 0)):
+        return peak
     return (
         found.argument_size_in_bytes
         + found.output_size_in_bytes
