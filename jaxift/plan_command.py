@@ -60,8 +60,8 @@ def main(config: StudyConfig, how: Plan, console: Console) -> int:
         lanes = choice.sizes[1] * choice.sizes[2]
         _say(console, f"  take {choice.flags} --batch-tokens {choice.tokens * lanes}\n")
     fits = any(each.fits for each in found)
-    if any(work.cells for work in workload.tunings(units)):
-        tuning, tunings = _largest(workload.tunings(units))
+    tuning, tunings = _largest(workload.tunings(units))
+    if tuning.cells:
         found = tuned.search(site, tuned.prepared_for(site, tuning), tuning.cells, how.compiled)
         hours += tunings * _shown(console, site, f"{tuning.name}, {tuning.cells} models", found)
         for choice in _chosen(found):

@@ -8,7 +8,7 @@ from typing import Any
 from etils import epath
 
 from jaxift.artifacts import RunDirectory, digest
-from jaxift.config import BASE, ON_THE_WAY, TEST_SETS, Cell, DomainConfig, StudyConfig
+from jaxift.config import BASE, ON_THE_WAY, SPLITS, Cell, DomainConfig, StudyConfig
 from jaxift.data.release import read_imported
 from jaxift.data.sources import DomainQuestions, check_demonstrations, read_domain
 from jaxift.errors import UserError
@@ -18,7 +18,6 @@ from jaxift.stages.analyze import analyze
 from jaxift.stages.build import build
 from jaxift.stages.report import report
 
-SPLITS = ("dev", "train", *TEST_SETS)
 STAGES = ("probe", "explain", "build", "tune", "evaluate", "analyze", "report")
 # Analyze and report take what they find in the run directory: a part of a study, or a run copied from elsewhere.
 MODEL_STAGES = STAGES[:5]
@@ -156,7 +155,7 @@ class Units:
         """Digests of what is read from outside the run, by names for people."""
         domains = self._domains.items()
         read = {"model": self._model_key, "general instructions": self._general_key, "chat template": self.wrapper}
-        read |= {f"questions of {name}": self._questions_key(each, SPLITS) for name, each in domains}
+        read |= {f"questions of {name}": self._questions_key(each, ("dev", *SPLITS)) for name, each in domains}
         return read | {f"imported arms of {name}": digest(self.imported(each)) for name, each in domains}
 
     def finish(self, unit: Unit, files: Sequence[str], facts: Mapping[str, Any]) -> None:
@@ -210,7 +209,7 @@ class Units:
         settings = {"probe": self.config.probe.model_dump(mode="json", exclude={"threshold", "chat"})}
         inputs = {
             "the model": self._model_key,
-            "the questions": self._questions_key(domain, SPLITS),
+            "the questions": self._questions_key(domain, ("dev", *SPLITS)),
             "probe": settings["probe"],
             "words": domain.words,
         }

@@ -255,6 +255,11 @@ def visited(tokens: int, length: int, *, rows: bool = True) -> int:
     return int((np.arange(len(first)) - first + 1).sum()) * block**2
 
 
+def visited_prefix(tokens: int, depth: int) -> int:
+    """Pairs of a token and a column of its prefix that the kernel computes, whole blocks (`attend_prefix`)."""
+    return tokens * -(-depth // LARGEST_BLOCK) * LARGEST_BLOCK
+
+
 def _extended(x: Array, size: int, axis: int) -> Array:
     """Zeros at the end up to a size: of no segment, and reached by nobody."""
     missing = size - x.shape[axis]

@@ -91,8 +91,7 @@ def load(
     model = open_model(path, weights=False)
     config = _checked(model, max_positions)
     mesh = make_mesh() if mesh is None else mesh
-    _check_divisible(config, mesh)
-    config = dataclasses.replace(config, vocab_padding=-config.vocab_size % mesh.shape["tensor"])
+    config = _laid_over(config, mesh)
     if not model.has_all_names:  # of a Hub model the weights are not here yet
         model = open_model(path)
     tokenizer = Tokenizer.load(model.local, bos, seam)
@@ -114,9 +113,8 @@ def described(
 
     The mesh may be of devices that are not here. Raises UserError where the model could not be laid out on it.
     """
-    model, config = open_model(path, weights=False), check_config(path, max_positions)
-    _check_divisible(config, mesh)
-    config = dataclasses.replace(config, vocab_padding=-config.vocab_size % mesh.shape["tensor"])
+    model = open_model(path, weights=False)
+    config = _laid_over(_read_config(model, max_positions), mesh)
     graph, state = nnx.split(abstract_decoder(config, mesh))
     decoder = nnx.merge(graph, laid_out(state, mesh, jnp.dtype(param_dtype or dtype)))
     tokenizer = Tokenizer.load(model.local, bos, seam)
@@ -125,8 +123,7 @@ def described(
 
 def check_config(path: str | Path, max_positions: int | None = None) -> DecoderConfig:
     """Reads a model's config; raises UserError where it is none that we know. Weights need not be there."""
-    model = open_model(path, weights=False)
-    return decoder_config(model_config(model), model.storage.where("config.json"), max_positions)
+    return _read_config(open_model(path, weights=False), max_positions)
 
 
 def check_folder(path: str | Path, max_positions: int | None = None) -> DecoderConfig:
@@ -134,8 +131,18 @@ def check_folder(path: str | Path, max_positions: int | None = None) -> DecoderC
     return _checked(open_model(path, weights=False), max_positions)
 
 
+def _read_config(model: ModelFolder, max_positions: int | None) -> DecoderConfig:
+    return decoder_config(model_config(model), model.storage.where("config.json"), max_positions)
+
+
+def _laid_over(config: DecoderConfig, mesh: Mesh) -> DecoderConfig:
+    """The config with its vocabulary padded for a mesh, over which all else must divide."""
+    _check_divisible(config, mesh)
+    return dataclasses.replace(config, vocab_padding=-config.vocab_size % mesh.shape["tensor"])
+
+
 def _checked(model: ModelFolder, max_positions: int | None) -> DecoderConfig:
-    config = decoder_config(model_config(model), model.storage.where("config.json"), max_positions)
+    config = _read_config(model, max_positions)
     if model.has_all_names and not model.is_orbax:
         weights_file(model.storage)
     return config

@@ -10,7 +10,7 @@ import jax
 
 from jaxift.models.config import DecoderConfig
 from jaxift.models.flops import head_flops, pair_flops, token_flops
-from jaxift.models.splash import visited
+from jaxift.models.splash import visited, visited_prefix
 from jaxift.models.stack import device_bytes
 from jaxift.parallel.peaks import GIB
 from jaxift.planning.hlo import Instruction, parse
@@ -75,11 +75,6 @@ def compile_prefill(compiler: Compiler, length: int, topology: Topology, depth: 
     pairs = visited(length, length) + visited_prefix(length, depth)
     flops = length * token_flops(config) + pairs * pair_flops(config) * config.num_layers
     return _compiled(f"prefill {length}", lambda: compiler.prefill(length), compiler, flops / tensor, topology)
-
-
-def visited_prefix(tokens: int, depth: int) -> int:
-    """Pairs of a token and a column of the prefix that the kernel computes: whole blocks."""
-    return tokens * -(-depth // 512) * 512
 
 
 def _compiled(name: str, build: Callable[[], Any], compiler: Compiler, flops: float, topology: Topology) -> Compiled:

@@ -5,8 +5,11 @@ Compilers count a loop's body once; here each computation counts as often as it 
 
 import collections
 import dataclasses
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
 
 from jaxift.planning.hlo import Computation, Instruction, Module, Shape
 
@@ -219,14 +222,11 @@ def groups(attributes: str) -> list[tuple[int, ...]]:
         others = [name for name in axes if name not in mine]
         names = list(axes)
         order = [names.index(name) for name in (*others, *mine)]
-        size = 1
-        for name in mine:
-            size *= axes[name]
         places = _transposed(list(axes.values()), order)
         if found[2] or found[4]:  # the mesh's devices are not in the order of their numbers
             devices = _ordered(found[2], found[3]) if found[2] else [int(each) for each in found[4].split(",")]
             places = [devices[place] for place in places]
-        return _cut(places, size)
+        return _cut(places, math.prod(axes[name] for name in mine))
     if pairs := re.search(r"source_target_pairs=\{\{(\d+),(\d+)\}", attributes):
         return [(int(pairs[1]), int(pairs[2]))]
     raise ValueError(f"the devices of a collective are not told in a way that is known: {attributes[:200]}")
@@ -241,13 +241,7 @@ def _ordered(sizes: str, order: str | None) -> list[int]:
 
 def _transposed(sizes: Sequence[int], order: Sequence[int]) -> list[int]:
     """The numbers 0, 1, ... laid out by sizes, read in another order of axes."""
-    strides = [1] * len(sizes)
-    for axis in range(len(sizes) - 2, -1, -1):
-        strides[axis] = strides[axis + 1] * sizes[axis + 1]
-    numbers = [0]
-    for axis in order:
-        numbers = [number + step * strides[axis] for number in numbers for step in range(sizes[axis])]
-    return numbers
+    return np.arange(math.prod(sizes)).reshape(sizes).transpose(order).reshape(-1).tolist()
 
 
 def _cut(numbers: Sequence[int], size: int) -> list[tuple[int, ...]]:

@@ -10,8 +10,8 @@ from jax.sharding import Mesh
 from jaxift.errors import UserError
 from jaxift.parallel.meeting import exchange
 from jaxift.parallel.mesh import CELL
+from jaxift.parallel.peaks import GIB
 
-GIB = 1 << 30
 Item = TypeVar("Item")
 
 
