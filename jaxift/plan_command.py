@@ -40,6 +40,7 @@ def main(config: StudyConfig, how: Plan, console: Console) -> int:
     if how.compiled < 1:
         raise UserError(f"--compiled {how.compiled}: give a number from 1")
     jax.config.update("jax_platforms", "cpu")  # the slice is described, not looked for
+    jax.config.update("jax_enable_compilation_cache", False)  # its programs cannot be read back without a TPU
     from etils import epath
 
     from jaxift.artifacts import RunDirectory
